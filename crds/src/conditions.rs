@@ -1,0 +1,172 @@
+//! Condition types and reasons: the one vocabulary of conditions, Events, metrics, logs and tests.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::time;
+
+/// What a condition speaks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConditionType {
+    /// A Playbook, Channel or Source can do its work.
+    Ready,
+    /// The Finding's target was found in the cluster, and is the one that the signal meant.
+    TargetResolved,
+    /// A Playbook matched the Finding.
+    Matched,
+    /// The pod is under a quarantine that Quell wrote.
+    Quarantined,
+    /// Every run for the Finding has ended well.
+    Remediated,
+    /// The run has ended, well or not.
+    Complete,
+}
+
+impl fmt::Display for ConditionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Why something is as it is. Bounded: it labels metrics, Events and conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    // Playbooks, Channels and Sources.
+    /// Everything the object names was found and compiles.
+    Accepted,
+    /// An expression doesn't compile, or names something that doesn't exist.
+    ExpressionInvalid,
+    /// A step's `after` names a step that doesn't come before it.
+    StepOrderInvalid,
+    /// A `notify` step names a channel that doesn't exist.
+    ChannelUnknown,
+    /// A parameter of a step can't be used as it is.
+    ParameterInvalid,
+    /// A Secret, or the key in it, doesn't exist.
+    SecretMissing,
+    /// The kind that a Source watches isn't served by this cluster.
+    KindNotServed,
+
+    // Findings.
+    /// The target is in the cluster.
+    TargetFound,
+    /// The target isn't in the cluster, or no longer.
+    TargetNotFound,
+    /// Another object has the target's name now.
+    TargetReplaced,
+    /// A Playbook matched.
+    PlaybookMatched,
+    /// No Playbook matched.
+    NoPlaybookMatched,
+    /// Runs are under way.
+    InProgress,
+    /// The pod's quarantine stands.
+    QuarantineApplied,
+    /// The quarantine was lifted by undo.
+    QuarantineLifted,
+
+    // Runs and steps.
+    /// All steps ended well.
+    Succeeded,
+    /// A step failed.
+    StepFailed,
+    /// Every step that can be undone was undone.
+    Undone,
+    /// Something could not be undone.
+    UndoIncomplete,
+    /// The step's `when` said no.
+    ConditionNotMet,
+    /// A step that this one comes after did not succeed.
+    DependencyNotMet,
+    /// The run was ended by a failed step before this one's turn.
+    Aborted,
+    /// An expression could not be evaluated.
+    ExpressionFailed,
+    /// The step did not end in its time.
+    TimedOut,
+    /// The step can't act on a target of this kind.
+    TargetUnsupported,
+    /// The workload has no revision to go back to.
+    NoEarlierRevision,
+    /// No revision of the workload is free of open findings.
+    NoUnaffectedRevision,
+    /// The workload did not become healthy.
+    RolloutUnhealthy,
+    /// Someone else has changed the object since.
+    ChangedSince,
+    /// The pod is under the quarantine of another run.
+    QuarantinedByAnother,
+    /// The step has nothing that could be undone.
+    NothingToUndo,
+    /// The channel did not take the message.
+    ChannelUnreachable,
+    /// The receiver answered that it won't.
+    ReceiverRefused,
+    /// The build ended without success.
+    BuildFailed,
+    /// The build's result could not be understood.
+    ResultUnreadable,
+    /// The service account that the run acts as may not do this.
+    Forbidden,
+    /// The API server refused the object.
+    Invalid,
+    /// The API server could not be reached, or was too busy.
+    ApiUnavailable,
+    /// The step waits to be tried again.
+    Retrying,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The three states of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It is so.
+    True,
+    /// It isn't so.
+    False,
+    /// It can't be told.
+    Unknown,
+}
+
+/// A condition whose `lastTransitionTime` is kept where its status has not changed since `previous`.
+#[must_use]
+pub fn condition(
+    previous: &[Condition],
+    kind: ConditionType,
+    status: Status,
+    reason: Reason,
+    message: impl Into<String>,
+    observed_generation: Option<i64>,
+    now: DateTime<Utc>,
+) -> Condition {
+    let (type_, status) = (kind.to_string(), format!("{status:?}"));
+    let since = previous.iter().find(|old| old.type_ == type_ && old.status == status);
+    Condition {
+        last_transition_time: since.map_or_else(|| time::to_kubernetes(now), |old| old.last_transition_time.clone()),
+        message: message.into(),
+        observed_generation,
+        reason: reason.to_string(),
+        status,
+        type_,
+    }
+}
+
+/// The condition of that type, if there is one.
+#[must_use]
+pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    let type_ = kind.to_string();
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether the condition of that type is there and `True`.
+#[must_use]
+pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
+    find(conditions, kind).is_some_and(|condition| condition.status == "True")
+}

@@ -1,0 +1,111 @@
+//! Names that Quell gives, and the labels and annotations that it reads and writes.
+
+use sha2::{Digest as _, Sha256};
+
+/// The API group of every kind of Quell.
+pub const GROUP: &str = "quell.dev";
+
+/// Label of a quarantined pod; its value is the name of the quarantine profile. The profile's policy selects by it.
+pub const QUARANTINE: &str = "quell.dev/quarantine";
+/// Label and annotation of an object that a run has changed or created: the name of the Remediation, which is in the
+/// object's own namespace.
+pub const REMEDIATION: &str = "quell.dev/remediation";
+/// Annotation: the step of the Remediation that wrote the object.
+pub const STEP: &str = "quell.dev/step";
+/// Annotation: what was there before, as JSON. Written in the same request as the change itself.
+pub const BEFORE: &str = "quell.dev/before";
+/// Annotation: the Finding, as `namespace/name`, on account of which the object was written.
+pub const FINDING: &str = "quell.dev/finding";
+/// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
+pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
+
+/// The recommended label that names the tool which manages an object.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`] on objects that Quell created.
+pub const QUELL: &str = "quell";
+
+/// A field manager, as it stands in `metadata.managedFields`.
+pub mod field_managers {
+    /// Writes Findings.
+    pub const INTAKE: &str = "quell/intake";
+    /// Writes statuses and Remediations.
+    pub const RECORD: &str = "quell/record";
+    /// Writes what a step does to the cluster.
+    pub const STEP: &str = "quell/step";
+}
+
+/// Length of the hash in generated names: 50 bits, so that a million Findings of one tool share a name with a chance of
+/// less than one in a thousand. Whoever creates by such a name compares the full fingerprint where the name is taken.
+const HASH_CHARACTERS: usize = 10;
+
+/// Names of at most this length fit a label value.
+const LABEL_VALUE: usize = 63;
+
+/// The fingerprint of what identifies a problem: SHA-256 in hexadecimal.
+///
+/// The parts are length-prefixed, so that no two lists of parts have the same text.
+#[must_use]
+pub fn fingerprint<S: AsRef<str>>(parts: impl IntoIterator<Item = S>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        let part = part.as_ref().as_bytes();
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name of the Finding with that fingerprint: the same signal twice is the same object.
+#[must_use]
+pub fn finding(tool: &str, fingerprint: &str) -> String {
+    with_hash(tool, &[fingerprint])
+}
+
+/// The name of the run of a playbook for a finding: asked twice, it is the same object, so that nothing runs twice.
+#[must_use]
+pub fn remediation(playbook: &str, playbook_uid: &str, finding_uid: &str) -> String {
+    with_hash(playbook, &[playbook_uid, finding_uid])
+}
+
+/// The name of an object that a step creates, the same for each try.
+#[must_use]
+pub fn created_by(remediation: &str, step: &str) -> String {
+    with_hash(step, &[remediation, step])
+}
+
+/// `prefix-hash`, where the prefix is cut so that the whole fits a label value.
+fn with_hash(prefix: &str, of: &[&str]) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+    let digest = fingerprint(of);
+    let bits = u64::from_str_radix(&digest[..16], 16).unwrap_or_default();
+    let hash: String = (0..HASH_CHARACTERS).map(|i| char::from(ALPHABET[(bits >> (5 * i)) as usize & 31])).collect();
+    let room = LABEL_VALUE - HASH_CHARACTERS - 1;
+    let prefix: String = prefix
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(room)
+        .collect();
+    let prefix = prefix.trim_matches('-');
+    if prefix.is_empty() { format!("x-{hash}") } else { format!("{prefix}-{hash}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_parts_give_the_same_name_and_others_another() {
+        assert_eq!(finding("falco", &fingerprint(["a", "b"])), finding("falco", &fingerprint(["a", "b"])));
+        assert_ne!(finding("falco", &fingerprint(["a", "b"])), finding("falco", &fingerprint(["ab", ""])));
+    }
+
+    #[test]
+    fn a_name_fits_a_label_value_and_a_dns_label_whatever_it_is_made_of() {
+        for prefix in ["falco", "", "-", "Ünïcode Rule", &"x".repeat(300), "trailing-dash-"] {
+            let name = finding(prefix, "f");
+            assert!(name.len() <= 63, "{name}");
+            assert!(name.starts_with(|c: char| c.is_ascii_alphanumeric()), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase() || c == '-'), "{name}");
+        }
+    }
+}

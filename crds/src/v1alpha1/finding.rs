@@ -1,0 +1,310 @@
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Severity;
+
+/// One thing that is wrong with one target, as a tool or a person reported it.
+///
+/// Sources write Findings; you can write one by hand, too. The same problem reported again is the same Finding with a
+/// higher count.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "quell.dev",
+    version = "v1alpha1",
+    kind = "Finding",
+    plural = "findings",
+    shortname = "fnd",
+    category = "quell",
+    namespaced,
+    doc = "One thing that is wrong with one target, as a tool or a person reported it.",
+    derive = "PartialEq",
+    status = "FindingStatus",
+    selectable = ".spec.severity",
+    selectable = ".spec.source",
+    printcolumn(name = "Severity", type_ = "string", json_path = ".spec.severity"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source"),
+    printcolumn(name = "Rule", type_ = "string", json_path = ".spec.rule"),
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.target.name"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Playbook", type_ = "string", json_path = ".status.playbook"),
+    printcolumn(name = "Count", type_ = "integer", json_path = ".status.count"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Kind", type_ = "string", json_path = ".spec.target.kind", priority = 1),
+    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.target.image", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingSpec {
+    /// Name of the Source that reported it; for a Finding written by hand, who you are, such as `manual`.
+    #[schemars(length(min = 1, max = 63))]
+    pub source: String,
+    /// The tool that found it, such as `falco` or `trivy`. Empty where it is the same as the source.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub tool: String,
+    /// The tool's name for what is wrong: Falco's rule, or for a scanner what it scanned.
+    #[schemars(length(min = 1, max = 253))]
+    pub rule: String,
+    /// What kind of problem it is.
+    #[serde(default)]
+    pub category: Category,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What happened, in the tool's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub message: String,
+    /// What it happened to.
+    #[x_kube(validation = Rule::new("!has(self.namespace) || self.kind != 'Node'").message("a Node has no namespace"))]
+    pub target: Target,
+    /// The workload that the target belongs to: the topmost owner of the pod, such as the Deployment. A Source fills it in
+    /// from the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// Vulnerabilities of the target's image, the worst and fixable ones first; at most 50, see `vulnerabilityCounts` for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub vulnerabilities: Vec<Vulnerability>,
+    /// How many vulnerabilities there are in all, by severity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vulnerability_counts: Option<VulnerabilityCounts>,
+    /// Everything else that the tool said, as it said it. Expressions read it as `finding.details`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "crate::schema::free_form")]
+    pub details: Map<String, Value>,
+    /// What makes this problem the same as the one reported before: SHA-256 over the parts that identify it, in hexadecimal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: String,
+    /// When the tool first saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detected_at: Option<DateTime<Utc>>,
+}
+
+/// What kind of problem a Finding is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Category {
+    /// Something that a running process does.
+    Runtime,
+    /// A known vulnerability in an image.
+    Vulnerability,
+    /// A setting that is unsafe.
+    Misconfiguration,
+    /// A secret where it should not be.
+    Secret,
+    /// A rule of a policy engine that is not met.
+    Policy,
+    /// A control of a standard that is not met.
+    Compliance,
+    /// Something that somebody did through the API server.
+    Audit,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The object, and the part of it, that a Finding is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Kind of the object: `Pod`, `Deployment`, `Node`, …, or `Image` for an image that nothing in the cluster runs.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// API version of the object, such as `apps/v1`. Empty for `Image`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub api_version: String,
+    /// Namespace of the object; empty for an object of the whole cluster.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the object; for `Image` the image's reference.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
+    /// UID of the object. A step acts on the object with this UID and no other, so that a new pod of the same name isn't
+    /// quarantined for what the old one did. Empty where neither the tool nor the cluster could tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub uid: String,
+    /// Name of the container in the pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub container: String,
+    /// Reference of the image, such as `registry.example/shop:1.4`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub image: String,
+    /// Digest of the image that ran, such as `sha256:…`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 135))]
+    pub digest: String,
+    /// Node that the pod ran on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub node: String,
+}
+
+/// The topmost owner of a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// API version of the workload, such as `apps/v1`.
+    #[schemars(length(max = 253))]
+    pub api_version: String,
+    /// Kind of the workload, such as `Deployment`; `Pod` for a pod that nothing owns.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Namespace of the workload.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the workload.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// UID of the workload, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub uid: String,
+}
+
+/// One known vulnerability of an image.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Vulnerability {
+    /// Identifier, such as `CVE-2019-20367`.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// The package that has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub package: String,
+    /// The version that is installed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub installed_version: String,
+    /// The version that fixes it; empty where there is none yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub fixed_version: String,
+    /// How bad it is.
+    #[serde(default)]
+    pub severity: Severity,
+    /// CVSS base score, from 0 to 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub score: Option<f64>,
+    /// What it is, in a line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub title: String,
+}
+
+/// How many vulnerabilities there are of each severity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VulnerabilityCounts {
+    /// Critical ones.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub critical: i32,
+    /// High ones.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub high: i32,
+    /// Medium ones.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub medium: i32,
+    /// Low ones.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub low: i32,
+    /// Those of no or unknown severity.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub info: i32,
+    /// Those, of any severity, that a newer version fixes.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub fixable: i32,
+}
+
+/// What Quell knows and did about a Finding.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<FindingState>,
+    /// How often it was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub count: Option<i64>,
+    /// When it was last reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<DateTime<Utc>>,
+    /// The Playbook that acts on it; where there are several, the first by name and how many more.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 300))]
+    pub playbook: String,
+    /// The runs for this Finding.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub remediations: Vec<RunReference>,
+    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Remediated`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a Finding stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FindingState {
+    /// Nothing was done about it: no Playbook matched.
+    #[default]
+    Open,
+    /// A run is under way.
+    Remediating,
+    /// The pod is quarantined, and a run is still under way.
+    Quarantined,
+    /// Every run has ended well.
+    Remediated,
+    /// A run failed, and a person should look.
+    Failed,
+    /// What was done was undone.
+    Undone,
+}
+
+impl fmt::Display for FindingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A run for a Finding.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunReference {
+    /// Name of the Remediation, in the Finding's namespace.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Name of the Playbook or ClusterPlaybook that it runs.
+    #[schemars(length(max = 253))]
+    pub playbook: String,
+    /// Where the run stands.
+    pub phase: super::Phase,
+}

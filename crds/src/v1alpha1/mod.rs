@@ -1,0 +1,31 @@
+//! Version `v1alpha1` of the API: one file for each kind, and one for each kind of step in [`step`].
+
+mod channel;
+mod duration;
+mod finding;
+mod playbook;
+mod remediation;
+mod severity;
+mod source;
+pub mod step;
+
+pub use channel::{
+    Channel, ChannelKind, ChannelSpec, ChannelStatus, ClusterChannel, ClusterChannelSpec, Encryption, SecretKey, Slack,
+    Smtp, Webhook,
+};
+pub use duration::Duration;
+pub use finding::{
+    Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
+    VulnerabilityCounts, Workload,
+};
+pub use playbook::{
+    ClusterPlaybook, ClusterPlaybookSpec, Match, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus, Selector,
+    SelectorOperator, SelectorRequirement,
+};
+pub use remediation::{
+    FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
+    RemediationStatus, StepRecord, StepState,
+};
+pub use severity::Severity;
+pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
+pub use step::{OnFailure, Retry, Step, StepKind};

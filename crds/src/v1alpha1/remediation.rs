@@ -1,0 +1,282 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Step;
+
+/// One run of one playbook for one Finding. Quell writes it; people read it, and ask for an undo.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "quell.dev",
+    version = "v1alpha1",
+    kind = "Remediation",
+    plural = "remediations",
+    shortname = "rem",
+    category = "quell",
+    namespaced,
+    doc = "One run of one playbook for one Finding: the playbook as it was at the start, and what each step did.",
+    derive = "PartialEq",
+    status = "RemediationStatus",
+    selectable = ".spec.finding.name",
+    printcolumn(name = "Finding", type_ = "string", json_path = ".spec.finding.name"),
+    printcolumn(name = "Playbook", type_ = "string", json_path = ".spec.playbook.name"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.currentStep"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Complete\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps").message("a run can't be changed once it has begun; only intent can"))]
+pub struct RemediationSpec {
+    /// The Finding that it is for, in the same namespace.
+    pub finding: FindingReference,
+    /// The playbook that it runs.
+    pub playbook: PlaybookReference,
+    /// The steps of the playbook as they were at the start; a later change of the playbook doesn't alter this run.
+    #[schemars(length(min = 1, max = 32))]
+    pub steps: Vec<Step>,
+    /// `Run`, or `Undo` to undo what the run did: what was done last is undone first, and what somebody else has changed since is
+    /// left alone. `kubectl quell undo` sets it.
+    #[serde(default)]
+    pub intent: Intent,
+}
+
+/// The Finding of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingReference {
+    /// Name of the Finding.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// UID of the Finding.
+    #[schemars(length(max = 63))]
+    pub uid: String,
+}
+
+/// The playbook of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaybookReference {
+    /// Playbook or ClusterPlaybook.
+    pub kind: PlaybookKind,
+    /// Name of the playbook.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// UID of the playbook.
+    #[schemars(length(max = 63))]
+    pub uid: String,
+    /// Generation of the playbook at the start of the run.
+    pub generation: i64,
+    /// ServiceAccount of the run's namespace that the steps act as; empty for a ClusterPlaybook, which acts as Quell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub service_account_name: String,
+}
+
+/// The two kinds of playbook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum PlaybookKind {
+    /// A playbook of one namespace.
+    #[default]
+    Playbook,
+    /// A playbook for every namespace.
+    ClusterPlaybook,
+}
+
+impl fmt::Display for PlaybookKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What a run is asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Intent {
+    /// Do the steps.
+    #[default]
+    Run,
+    /// Undo the steps that were done.
+    Undo,
+}
+
+/// What a run has done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemediationStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the run stands.
+    #[serde(default)]
+    pub phase: Phase,
+    /// The steps that are under way, with commas between them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2080))]
+    pub current_step: String,
+    /// What each step did, in the order of the playbook.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub steps: Vec<StepRecord>,
+    /// When the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Conditions: `Complete`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Steps are under way, or wait for their turn.
+    #[default]
+    Running,
+    /// Every step ended well or was skipped by its `when`.
+    Succeeded,
+    /// A step failed.
+    Failed,
+    /// Steps are being undone.
+    Undoing,
+    /// Every step that can be undone was undone.
+    Undone,
+}
+
+impl Phase {
+    /// Nothing more happens unless somebody asks for an undo.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Undone)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRecord {
+    /// Name of the step.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Where it stands.
+    #[serde(default)]
+    pub state: StepState,
+    /// Why, in a word that also labels Events and metrics.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// What was done, or what stands in the way and what to do about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub message: String,
+    /// How often it was tried.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub attempts: i32,
+    /// When the first try began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// When it will be tried or looked at again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<DateTime<Utc>>,
+    /// What it hands to later steps, as `steps.<name>.outputs.<key>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub outputs: BTreeMap<String, String>,
+    /// What was changed, and what was there before: what undo works from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+}
+
+/// What a step changed, and what was there before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// API version of the changed object.
+    #[schemars(length(max = 253))]
+    pub api_version: String,
+    /// Kind of the changed object.
+    #[schemars(length(max = 63))]
+    pub kind: String,
+    /// Namespace of the changed object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the changed object.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID of the changed object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub uid: String,
+    /// What was there before the step.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "crate::schema::free_form")]
+    pub before: Map<String, Value>,
+    /// What the step put there.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "crate::schema::free_form")]
+    pub after: Map<String, Value>,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StepState {
+    /// Its turn has not come.
+    #[default]
+    Pending,
+    /// It is under way.
+    Running,
+    /// A try failed; another comes at `nextAt`.
+    Retrying,
+    /// It failed, and what it had changed is being put back.
+    Reverting,
+    /// It ended well.
+    Succeeded,
+    /// It failed for good.
+    Failed,
+    /// It was not done.
+    Skipped,
+    /// It is being undone.
+    Undoing,
+    /// It was undone.
+    Undone,
+    /// It could not be undone, or only in part.
+    NotUndone,
+}
+
+impl StepState {
+    /// Nothing more happens unless somebody asks for an undo.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Skipped | Self::Undone | Self::NotUndone)
+    }
+}
+
+impl fmt::Display for StepState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,186 @@
+//! From nothing to a cluster that runs pods.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
+use kube::api::{ObjectMeta, PostParams};
+use kube::config::Kubeconfig;
+use kube::{Api, Client};
+
+use super::certificates::Authority;
+use super::components::{Ports, Starter};
+use super::{Options, client_of};
+use crate::binaries::Binaries;
+use crate::lifeline::Lifeline;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(25);
+const KWOK_USER: &str = "system:kwok";
+
+/// What has been started.
+pub(super) struct Booted {
+    pub(super) lifeline: Lifeline,
+    pub(super) kubeconfig: Kubeconfig,
+}
+
+/// Boots into `folder`, which is removed when the control plane ends.
+pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) -> Result<Booted> {
+    let lifeline = Lifeline::new(Some(folder))?;
+    let ports = Ports::pick()?;
+    let (authority, files) = Authority::create(folder).context("can't create certificates")?;
+    let server = format!("https://127.0.0.1:{}", ports.api_server);
+    for (name, user, groups) in [
+        (super::ADMIN_KUBECONFIG, "quell-admin", ["system:masters"].as_slice()),
+        ("kube-controller-manager.kubeconfig", "system:kube-controller-manager", &[]),
+        ("kube-scheduler.kubeconfig", "system:kube-scheduler", &[]),
+        ("kwok.kubeconfig", KWOK_USER, &[]),
+    ] {
+        std::fs::write(folder.join(name), authority.kubeconfig(&server, user, groups)?)
+            .with_context(|| format!("can't write {name}"))?;
+    }
+    let kubeconfig = Kubeconfig::read_from(folder.join(super::ADMIN_KUBECONFIG))?;
+
+    let starter = Starter { folder, binaries, lifeline: &lifeline, files: &files, ports };
+    starter.etcd()?;
+    starter.api_server(options)?;
+    // Not kube's own retries, whose pauses grow: this loop polls, and looks after the processes meanwhile.
+    let client = client_of(&kubeconfig, |config| config.default_retry = false).await?;
+    let watch = Watch { folder, lifeline: &lifeline, deadline: Instant::now() + PATIENCE };
+    watch.until("the API server is ready", async || is_ready(&client).await).await?;
+
+    starter.controller_manager()?;
+    starter.scheduler()?;
+    let (rights, nodes) = tokio::join!(allow_kwok(&client), create_nodes(&client, options.nodes));
+    rights.context("can't give kwok its rights")?;
+    nodes.context("can't create nodes")?;
+    // Only now: it backs off for a second when it lacks its rights.
+    starter.kwok()?;
+    watch.until("all nodes are ready", async || nodes_are_ready(&client, options.nodes).await).await?;
+    watch.until("pods can be created", async || Ok(has_service_account(&client).await?)).await?;
+    Ok(Booted { lifeline, kubeconfig })
+}
+
+struct Watch<'a> {
+    folder: &'a Path,
+    lifeline: &'a Lifeline,
+    deadline: Instant,
+}
+
+impl Watch<'_> {
+    async fn until(&self, what: &str, probe: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        let mut last = anyhow!("not yet");
+        while Instant::now() < self.deadline {
+            if let Some((name, status)) = self.lifeline.exited() {
+                bail!("{name} ended by itself ({status}); its log ends with:\n{}", super::log_tail(self.folder, &name));
+            }
+            match probe().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let logs: Vec<_> = self
+            .lifeline
+            .children()
+            .into_iter()
+            .map(|(name, _)| format!("--- {name}\n{}", super::log_tail(self.folder, &name)))
+            .collect();
+        Err(last.context(format!("gave up waiting until {what} after {} s\n{}", PATIENCE.as_secs(), logs.join("\n"))))
+    }
+}
+
+async fn is_ready(client: &Client) -> Result<bool> {
+    let request = http::Request::get("/readyz").body(Vec::new())?;
+    let answer = tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await??;
+    Ok(answer == "ok")
+}
+
+async fn nodes_are_ready(client: &Client, wanted: u32) -> Result<bool> {
+    let nodes = Api::<Node>::all(client.clone()).list(&kube::api::ListParams::default()).await?;
+    let ready = nodes.items.iter().filter(|node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            && taints.count() == 0
+    });
+    Ok(u32::try_from(ready.count())? >= wanted)
+}
+
+async fn has_service_account(client: &Client) -> kube::Result<bool> {
+    Ok(Api::<ServiceAccount>::namespaced(client.clone(), "default").get_opt("default").await?.is_some())
+}
+
+/// What kwok's own manifests grant.
+async fn allow_kwok(client: &Client) -> kube::Result<()> {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(resources.iter().map(ToString::to_string).collect()),
+        verbs: verbs.iter().map(ToString::to_string).collect(),
+        ..PolicyRule::default()
+    };
+    let metadata = ObjectMeta { name: Some(KWOK_USER.to_owned()), ..ObjectMeta::default() };
+    let role = ClusterRole {
+        metadata: metadata.clone(),
+        rules: Some(vec![
+            rule("", &["events"], &["create", "patch", "update"]),
+            rule("", &["nodes"], &["get", "list", "watch"]),
+            rule("", &["nodes/status", "pods/status"], &["patch", "update"]),
+            rule("", &["pods"], &["delete", "get", "list", "patch", "update", "watch"]),
+            rule("coordination.k8s.io", &["leases"], &["create", "get", "list", "patch", "update", "watch"]),
+        ]),
+        ..ClusterRole::default()
+    };
+    let binding = ClusterRoleBinding {
+        metadata,
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "ClusterRole".to_owned(),
+            name: KWOK_USER.to_owned(),
+        },
+        subjects: Some(vec![Subject {
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            kind: "User".to_owned(),
+            name: KWOK_USER.to_owned(),
+            namespace: None,
+        }]),
+    };
+    let parameters = PostParams::default();
+    let (roles, bindings) = (Api::all(client.clone()), Api::all(client.clone()));
+    tokio::try_join!(roles.create(&parameters, &role), bindings.create(&parameters, &binding))?;
+    Ok(())
+}
+
+async fn create_nodes(client: &Client, count: u32) -> Result<()> {
+    let nodes = Api::<Node>::all(client.clone());
+    for index in 0..count {
+        let name = format!("node-{}", index + 1);
+        let labels = [
+            ("kubernetes.io/hostname", name.clone()),
+            ("kubernetes.io/os", "linux".to_owned()),
+            ("kubernetes.io/arch", super::super::binaries::goarch().to_owned()),
+            ("topology.kubernetes.io/zone", format!("zone-{}", index % 3 + 1)),
+        ];
+        let pods = format!("10.{}.{}.0/20", 128 + index / 16, index % 16 * 16);
+        let node = Node {
+            metadata: ObjectMeta {
+                name: Some(name),
+                labels: Some(BTreeMap::from(labels.map(|(key, value)| (key.to_owned(), value)))),
+                ..ObjectMeta::default()
+            },
+            spec: Some(NodeSpec {
+                // Else all nodes would give out the same addresses.
+                pod_cidr: Some(pods.clone()),
+                pod_cidrs: Some(vec![pods]),
+                ..NodeSpec::default()
+            }),
+            ..Node::default()
+        };
+        nodes.create(&PostParams::default(), &node).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! A certificate authority of its own for each control plane, and what it signs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+
+/// Where the files lie that components name in their flags.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) authority: PathBuf,
+    pub(super) authority_key: PathBuf,
+    pub(super) serving: PathBuf,
+    pub(super) serving_key: PathBuf,
+    pub(super) service_account_key: PathBuf,
+}
+
+/// Signs certificates, and knows where the API server is.
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    /// A new authority; writes its files and those of the API server into `folder`.
+    pub(super) fn create(folder: &Path) -> Result<(Self, Files)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "quell-tests");
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key)?.pem();
+        let key_pem = key.serialize_pem();
+        let authority = Self { issuer: Issuer::new(params, key), pem };
+
+        // 10.96.0.1 is where pods find the API server.
+        let names = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let mut params = CertificateParams::new(names.map(String::from))?;
+        params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        let (serving, serving_key) = authority.sign(params, ExtendedKeyUsagePurpose::ServerAuth)?;
+
+        let write = |name: &str, content: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).with_context(|| format!("can't write {}", path.display()))?;
+            anyhow::Ok(path)
+        };
+        let files = Files {
+            authority: write("ca.crt", &authority.pem)?,
+            authority_key: write("ca.key", &key_pem)?,
+            serving: write("serving.crt", &serving)?,
+            serving_key: write("serving.key", &serving_key)?,
+            service_account_key: write("service-accounts.key", &KeyPair::generate()?.serialize_pem())?,
+        };
+        Ok((authority, files))
+    }
+
+    /// A kubeconfig whose certificate says that its bearer is `user`, in `groups`.
+    pub(super) fn kubeconfig(&self, server: &str, user: &str, groups: &[&str]) -> Result<String> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        let (certificate, key) = self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)?;
+        let [authority, certificate, key] = [&self.pem, &certificate, &key].map(|pem| BASE64.encode(pem));
+        Ok(format!(
+            r#"apiVersion: v1
+kind: Config
+current-context: quell-tests
+contexts:
+  - name: quell-tests
+    context: {{cluster: quell-tests, user: "{user}"}}
+clusters:
+  - name: quell-tests
+    cluster:
+      server: {server}
+      certificate-authority-data: {authority}
+users:
+  - name: "{user}"
+    user:
+      client-certificate-data: {certificate}
+      client-key-data: {key}
+"#
+        ))
+    }
+
+    fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<(String, String)> {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+}

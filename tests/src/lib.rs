@@ -1,0 +1,28 @@
+//! The test bed: a real control plane on this machine, and what tests need around it.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use k8s_openapi::api::apps::v1::Deployment;
+//! use quell_tests::fixtures::{PodCarrier, Scaled, deployment};
+//! use quell_tests::{ControlPlane, TestNamespace, wait};
+//!
+//! let cluster = ControlPlane::shared().await?;
+//! let namespace = TestNamespace::create(cluster, "shop").await?;
+//! namespace.create_object(&deployment("shop").image("registry.example/shop:1.0").replicas(2)).await?;
+//! wait::rolled_out(&namespace.api::<Deployment>(), "shop", wait::DEADLINE).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod binaries;
+pub mod control_plane;
+pub mod fixtures;
+pub mod lifeline;
+pub mod namespace;
+pub mod requests;
+pub mod wait;
+
+pub use binaries::{Binaries, Tool};
+pub use control_plane::{ControlPlane, Options};
+pub use namespace::TestNamespace;
+pub use requests::{Recorder, recorded_client};
