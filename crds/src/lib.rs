@@ -3,6 +3,8 @@
 //! This crate holds types and nothing else. Doc comments on API fields are written for users: they become the schema's
 //! descriptions and so `kubectl explain`.
 
+#![allow(clippy::duplicated_attributes, reason = "each printer column and CEL rule is an attribute of its own")]
+
 pub mod conditions;
 pub mod names;
 pub mod schema;

@@ -1,5 +1,7 @@
 //! Names that Quell gives, and the labels and annotations that it reads and writes.
 
+use std::fmt::Write as _;
+
 use sha2::{Digest as _, Sha256};
 
 /// The API group of every kind of Quell.
@@ -52,7 +54,11 @@ pub fn fingerprint<S: AsRef<str>>(parts: impl IntoIterator<Item = S>) -> String 
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(64);
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The name of the Finding with that fingerprint: the same signal twice is the same object.
@@ -73,12 +79,13 @@ pub fn created_by(remediation: &str, step: &str) -> String {
     with_hash(step, &[remediation, step])
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "five bits are asked for")]
 /// `prefix-hash`, where the prefix is cut so that the whole fits a label value.
 fn with_hash(prefix: &str, of: &[&str]) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
     let digest = fingerprint(of);
     let bits = u64::from_str_radix(&digest[..16], 16).unwrap_or_default();
-    let hash: String = (0..HASH_CHARACTERS).map(|i| char::from(ALPHABET[(bits >> (5 * i)) as usize & 31])).collect();
+    let hash: String = (0..HASH_CHARACTERS).map(|i| char::from(ALPHABET[usize::from((bits >> (5 * i)) as u8 & 31)])).collect();
     let room = LABEL_VALUE - HASH_CHARACTERS - 1;
     let prefix: String = prefix
         .chars()

@@ -1,1 +1,19 @@
-//! playbooks
+//! The pure core of Quell: what a playbook means, which Findings it is for, and what its run does next.
+//!
+//! Nothing here has a client, a clock or randomness: facts and the time are arguments, decisions are values.
+
+pub mod cel;
+pub mod compile;
+pub mod facts;
+pub mod images;
+pub mod kind;
+pub mod parameters;
+pub mod plan;
+pub mod progress;
+pub mod select;
+pub mod template;
+
+pub use compile::{Compiled, Problem, compile};
+pub use facts::{PodFacts, TargetState, World};
+pub use plan::{Decision, Plan, plan};
+pub use progress::{Outcome, UndoOutcome};

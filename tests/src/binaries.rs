@@ -142,9 +142,10 @@ impl Binaries {
 
     /// The path of `tool`, which must have been among those ensured.
     pub fn path(&self, tool: Tool) -> Result<&Path> {
-        let path = self.paths.get(&tool).with_context(|| {
-            format!("{} was not asked for: name it in the call of Binaries::ensure", tool.name())
-        })?;
+        let path = self
+            .paths
+            .get(&tool)
+            .with_context(|| format!("{} was not asked for: name it in the call of Binaries::ensure", tool.name()))?;
         Ok(path)
     }
 }
@@ -182,7 +183,7 @@ fn goos() -> &'static str {
     }
 }
 
-fn goarch() -> &'static str {
+pub(crate) fn goarch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

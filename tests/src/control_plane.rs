@@ -75,9 +75,8 @@ pub struct ControlPlane {
     kubeconfig_path: PathBuf,
     kubeconfig: Kubeconfig,
     binaries: Binaries,
-    lifeline: Option<Lifeline>,
-    // Only of a cluster that was there before; the folder of one's own goes with its lifeline.
-    _scratch: Option<tempfile::TempDir>,
+    // Of a cluster that was there before, it holds the folder only.
+    lifeline: Lifeline,
 }
 
 impl ControlPlane {
@@ -103,8 +102,7 @@ impl ControlPlane {
                         folder,
                         kubeconfig: booted.kubeconfig,
                         binaries,
-                        lifeline: Some(booted.lifeline),
-                        _scratch: None,
+                        lifeline: booted.lifeline,
                     });
                 }
                 // Another process took a port between our look and the component's.
@@ -128,19 +126,17 @@ impl ControlPlane {
     }
 
     async fn attach(path: &Path, options: &Options) -> Result<Self> {
-        let kubeconfig_path =
-            std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))?;
+        let kubeconfig_path = std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))?;
         let kubeconfig = Kubeconfig::read_from(&kubeconfig_path)
             .with_context(|| format!("can't use the kubeconfig {}", path.display()))?;
         let tools: Vec<Tool> = [Tool::Kubectl].iter().chain(&options.tools).copied().collect();
-        let scratch = new_folder()?;
+        let folder = new_folder()?.keep();
         Ok(Self {
-            folder: scratch.path().to_owned(),
+            lifeline: Lifeline::new(Some(&folder))?,
+            folder,
             kubeconfig_path,
             kubeconfig,
             binaries: Binaries::ensure(&tools).await?,
-            lifeline: None,
-            _scratch: Some(scratch),
         })
     }
 
@@ -221,12 +217,12 @@ impl ControlPlane {
     /// Name and process id of each component; none in a cluster that was there before.
     #[must_use]
     pub fn processes(&self) -> Vec<(String, u32)> {
-        self.lifeline.as_ref().map(Lifeline::children).unwrap_or_default()
+        self.lifeline.children()
     }
 
     /// An error that names the component that has ended by itself, if one has.
     pub fn check(&self) -> Result<()> {
-        match self.lifeline.as_ref().and_then(Lifeline::exited) {
+        match self.lifeline.exited() {
             Some((name, status)) => {
                 bail!("{name} ended by itself ({status}); its log ends with:\n{}", log_tail(&self.folder, &name))
             }

@@ -21,9 +21,9 @@ use anyhow::{Context as _, Result};
 
 const ANCHOR: &str = r#"trap "" HUP INT TERM; read -r _; kill -KILL 0"#;
 
-// Where nothing reaps orphans, the dead members keep the group in existence: give up waiting after about 5 s.
+// Where nothing reaps orphans, the dead members keep the group in existence: wait for a second at most.
 const JANITOR: &str = r#"trap "" HUP INT TERM; read -r _
-n=0; while [ $n -lt 250 ] && kill -s 0 -- "-$1" 2>/dev/null; do sleep 0.02; n=$((n+1)); done
+n=0; while [ $n -lt 50 ] && kill -s 0 -- "-$1" 2>/dev/null; do sleep 0.02; n=$((n+1)); done
 if [ -n "$2" ]; then rm -rf -- "$2"; fi"#;
 
 /// A group of child processes that is killed when this value, or the process that holds it, is gone.
@@ -56,11 +56,8 @@ impl Lifeline {
         };
         let anchor = shell(ANCHOR, &[], reader.try_clone().context("can't share the guarding pipe")?)?;
         let group = i32::try_from(anchor.id()).context("process id out of range")?;
-        let janitor = shell(
-            JANITOR,
-            &[group.to_string().as_ref(), directory.unwrap_or(Path::new("")).as_os_str()],
-            reader,
-        )?;
+        let janitor =
+            shell(JANITOR, &[group.to_string().as_ref(), directory.unwrap_or(Path::new("")).as_os_str()], reader)?;
         Ok(Self { pipe: Some(writer), anchor, janitor, group, children: Mutex::default() })
     }
 

@@ -24,6 +24,7 @@ use super::Severity;
     namespaced,
     doc = "One thing that is wrong with one target, as a tool or a person reported it.",
     derive = "PartialEq",
+    derive = "Default",
     status = "FindingStatus",
     selectable = ".spec.severity",
     selectable = ".spec.source",
@@ -241,7 +242,7 @@ pub struct VulnerabilityCounts {
 }
 
 /// What Quell knows and did about a Finding.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FindingStatus {
     /// The generation of the spec that this status speaks of.
@@ -251,9 +252,10 @@ pub struct FindingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<FindingState>,
     /// How often it was reported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // A default of the schema, so that whoever writes the status first needn't know whether a repeat was counted meanwhile.
+    #[serde(default = "once")]
     #[schemars(range(min = 1))]
-    pub count: Option<i64>,
+    pub count: i64,
     /// When it was last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<DateTime<Utc>>,
@@ -269,6 +271,24 @@ pub struct FindingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+impl Default for FindingStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: None,
+            state: None,
+            count: once(),
+            last_seen: None,
+            playbook: String::new(),
+            remediations: Vec::new(),
+            conditions: Vec::new(),
+        }
+    }
+}
+
+fn once() -> i64 {
+    1
 }
 
 /// Where a Finding stands.

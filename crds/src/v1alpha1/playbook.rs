@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, LabelSelectorRequirement};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -198,6 +199,10 @@ pub struct PlaybookStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Since when it is as it is now. The playbook acts on Findings that are reported from then on, and on older ones only
+    /// when they are reported again: writing a playbook doesn't set it on everything that was ever found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_since: Option<DateTime<Utc>>,
     /// Conditions: `Ready`. A playbook that isn't ready matches nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]

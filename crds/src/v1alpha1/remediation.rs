@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Step;
+use super::{Step, Target, Workload};
 
 /// One run of one playbook for one Finding. Quell writes it; people read it, and ask for an undo.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ use super::Step;
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps").message("a run can't be changed once it has begun; only intent can"))]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target").message("a run can't be changed once it has begun; only intent can"))]
 pub struct RemediationSpec {
     /// The Finding that it is for, in the same namespace.
     pub finding: FindingReference,
@@ -46,6 +46,11 @@ pub struct RemediationSpec {
     /// The steps of the playbook as they were at the start; a later change of the playbook doesn't alter this run.
     #[schemars(length(min = 1, max = 32))]
     pub steps: Vec<Step>,
+    /// What the Finding was about when the run began, with the UID that the steps act on.
+    pub target: Target,
+    /// The workload that the target belonged to when the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
     /// `Run`, or `Undo` to undo what the run did: what was done last is undone first, and what somebody else has changed since is
     /// left alone. `kubectl quell undo` sets it.
     #[serde(default)]

@@ -1,6 +1,8 @@
 //! From nothing to a cluster that runs pods.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
+use tokio::net::TcpStream;
 
 use super::certificates::Authority;
 use super::components::{Ports, Starter};
@@ -17,7 +20,7 @@ use super::{Options, client_of};
 use crate::binaries::Binaries;
 use crate::lifeline::Lifeline;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(25);
 const KWOK_USER: &str = "system:kwok";
 
@@ -39,17 +42,22 @@ pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) 
         ("kube-scheduler.kubeconfig", "system:kube-scheduler", &[]),
         ("kwok.kubeconfig", KWOK_USER, &[]),
     ] {
-        std::fs::write(folder.join(name), authority.kubeconfig(&server, user, groups)?)
+        let path = folder.join(name);
+        std::fs::write(&path, authority.kubeconfig(&server, user, groups)?)
+            // People copy it elsewhere, and its mode with it.
+            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
             .with_context(|| format!("can't write {name}"))?;
     }
     let kubeconfig = Kubeconfig::read_from(folder.join(super::ADMIN_KUBECONFIG))?;
 
     let starter = Starter { folder, binaries, lifeline: &lifeline, files: &files, ports };
+    let watch = Watch { folder, lifeline: &lifeline, deadline: Instant::now() + PATIENCE };
     starter.etcd()?;
+    // A connection refused costs the API server a second of backoff, more than this wait.
+    watch.until("etcd listens", async || Ok(TcpStream::connect(("127.0.0.1", ports.etcd)).await.is_ok())).await?;
     starter.api_server(options)?;
     // Not kube's own retries, whose pauses grow: this loop polls, and looks after the processes meanwhile.
     let client = client_of(&kubeconfig, |config| config.default_retry = false).await?;
-    let watch = Watch { folder, lifeline: &lifeline, deadline: Instant::now() + PATIENCE };
     watch.until("the API server is ready", async || is_ready(&client).await).await?;
 
     starter.controller_manager()?;
@@ -117,7 +125,7 @@ async fn has_service_account(client: &Client) -> kube::Result<bool> {
 
 /// What kwok's own manifests grant.
 async fn allow_kwok(client: &Client) -> kube::Result<()> {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
+    let grant = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(resources.iter().map(ToString::to_string).collect()),
         verbs: verbs.iter().map(ToString::to_string).collect(),
@@ -127,18 +135,18 @@ async fn allow_kwok(client: &Client) -> kube::Result<()> {
     let role = ClusterRole {
         metadata: metadata.clone(),
         rules: Some(vec![
-            rule("", &["events"], &["create", "patch", "update"]),
-            rule("", &["nodes"], &["get", "list", "watch"]),
-            rule("", &["nodes/status", "pods/status"], &["patch", "update"]),
-            rule("", &["pods"], &["delete", "get", "list", "patch", "update", "watch"]),
-            rule("coordination.k8s.io", &["leases"], &["create", "get", "list", "patch", "update", "watch"]),
+            grant("", &["events"], &["create", "patch", "update"]),
+            grant("", &["nodes"], &["get", "list", "watch"]),
+            grant("", &["nodes/status", "pods/status"], &["patch", "update"]),
+            grant("", &["pods"], &["delete", "get", "list", "patch", "update", "watch"]),
+            grant("coordination.k8s.io", &["leases"], &["create", "get", "list", "patch", "update", "watch"]),
         ]),
         ..ClusterRole::default()
     };
     let binding = ClusterRoleBinding {
         metadata,
         role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
             kind: "ClusterRole".to_owned(),
             name: KWOK_USER.to_owned(),
         },
@@ -162,7 +170,7 @@ async fn create_nodes(client: &Client, count: u32) -> Result<()> {
         let labels = [
             ("kubernetes.io/hostname", name.clone()),
             ("kubernetes.io/os", "linux".to_owned()),
-            ("kubernetes.io/arch", super::super::binaries::goarch().to_owned()),
+            ("kubernetes.io/arch", crate::binaries::goarch().to_owned()),
             ("topology.kubernetes.io/zone", format!("zone-{}", index % 3 + 1)),
         ];
         let pods = format!("10.{}.{}.0/20", 128 + index / 16, index % 16 * 16);

@@ -17,6 +17,7 @@ pub(super) struct Files {
     pub(super) serving: PathBuf,
     pub(super) serving_key: PathBuf,
     pub(super) service_account_key: PathBuf,
+    pub(super) service_account_public_key: PathBuf,
 }
 
 /// Signs certificates, and knows where the API server is.
@@ -39,7 +40,8 @@ impl Authority {
         let authority = Self { issuer: Issuer::new(params, key), pem };
 
         // 10.96.0.1 is where pods find the API server.
-        let names = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let names =
+            ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
         let mut params = CertificateParams::new(names.map(String::from))?;
         params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         let (serving, serving_key) = authority.sign(params, ExtendedKeyUsagePurpose::ServerAuth)?;
@@ -49,12 +51,14 @@ impl Authority {
             std::fs::write(&path, content).with_context(|| format!("can't write {}", path.display()))?;
             anyhow::Ok(path)
         };
+        let service_accounts = KeyPair::generate()?;
         let files = Files {
             authority: write("ca.crt", &authority.pem)?,
             authority_key: write("ca.key", &key_pem)?,
             serving: write("serving.crt", &serving)?,
             serving_key: write("serving.key", &serving_key)?,
-            service_account_key: write("service-accounts.key", &KeyPair::generate()?.serialize_pem())?,
+            service_account_key: write("service-accounts.key", &service_accounts.serialize_pem())?,
+            service_account_public_key: write("service-accounts.pub", &service_accounts.public_key_pem())?,
         };
         Ok((authority, files))
     }

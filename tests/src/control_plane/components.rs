@@ -109,7 +109,7 @@ impl Starter<'_> {
             format!("--client-ca-file={}", files.authority.display()),
             format!("--kubelet-certificate-authority={}", files.authority.display()),
             "--kubelet-preferred-address-types=InternalIP".into(),
-            format!("--service-account-key-file={}", files.service_account_key.display()),
+            format!("--service-account-key-file={}", files.service_account_public_key.display()),
             format!("--service-account-signing-key-file={}", files.service_account_key.display()),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
             "--authorization-mode=Node,RBAC".into(),
@@ -129,8 +129,17 @@ impl Starter<'_> {
 
     pub(super) fn controller_manager(&self) -> Result<()> {
         let files = self.files;
-        let more_workers = ["deployment", "replicaset", "statefulset", "daemonset", "job", "namespace", "endpoint",
-            "service-endpoint", "serviceaccount-token"];
+        let more_workers = [
+            "deployment",
+            "replicaset",
+            "statefulset",
+            "daemonset",
+            "job",
+            "namespace",
+            "endpoint",
+            "service-endpoint",
+            "serviceaccount-token",
+        ];
         let flags = [
             format!("--kubeconfig={}", self.in_folder("kube-controller-manager.kubeconfig")),
             // One identity a controller, as in a real cluster, so that what they may do is what RBAC says.

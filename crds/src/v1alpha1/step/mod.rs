@@ -55,6 +55,7 @@ pub struct Step {
 /// What a step does. Adding a kind: a line here, a file beside this one, and what the compiler then asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::large_enum_variant, reason = "a run has few steps, and they are read far more often than moved")]
 pub enum StepKind {
     /// Cut the pod off from the network, and let its owner start a clean one.
     Quarantine(Quarantine),

@@ -11,6 +11,7 @@ use crate::v1alpha1::{Duration, SecretKey};
 /// Outputs: `image` and `digest`, for `setImage`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::large_enum_variant, reason = "a run has few steps, and they are read far more often than moved")]
 pub enum Rebuild {
     /// Run a Kubernetes Job.
     Job(JobBuild),

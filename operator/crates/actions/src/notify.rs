@@ -1,0 +1,14 @@
+//! In the making.
+
+use quell_crds::conditions::Reason;
+use quell_crds::v1alpha1::step::Notify;
+
+use crate::{ActionError, Context, Progress, Right};
+
+/// Rights.
+pub const RIGHTS: &[Right] = &[];
+
+/// Does it.
+pub async fn perform(_parameters: &Notify, _cx: &Context<'_>) -> Result<Progress, ActionError> {
+    Err(ActionError::refused(Reason::TargetUnsupported, "in the making"))
+}

@@ -1,0 +1,309 @@
+//! `quarantine`: the pod is cut off from the network, and its owner starts a clean one.
+//!
+//! The deny policy stands before the pod's labels change, so that no moment is open. The labels change in one patch that tests the pod's
+//! UID and its labels as they were thought to be, so that neither a new pod of the same name nor a change in between is overrun.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::api::Api;
+use quell_crds::conditions::Reason;
+use quell_crds::names;
+use quell_crds::v1alpha1::Receipt;
+use quell_crds::v1alpha1::step::Quarantine;
+use quell_playbooks::{PodFacts, TargetState};
+use serde_json::{Map, Value, json};
+
+use crate::mark::{self, Mark, annotate, unannotate};
+use crate::write::Patched;
+use crate::{ActionError, Context, Progress, Right};
+
+/// Policies are created once a namespace, read only where one of that name is there that Quell didn't see, and mended where
+/// somebody changed it. Pods are read only where they aren't as the cache says, and for undo.
+pub const RIGHTS: &[Right] = &[
+    Right::new("networking.k8s.io", "networkpolicies", "create"),
+    Right::new("networking.k8s.io", "networkpolicies", "get"),
+    Right::new("networking.k8s.io", "networkpolicies", "patch"),
+    Right::new("", "pods", "get"),
+    Right::new("", "pods", "patch"),
+];
+
+/// The profile that denies everything, in both directions.
+pub const PROFILE: &str = "full";
+/// The name of its policy.
+pub const POLICY: &str = "quell-quarantine-full";
+/// A pod whose labels change while they are read is read again this often before the try fails.
+const LOOKS: usize = 3;
+
+/// Cuts the pod off.
+pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progress, ActionError> {
+    let mut pod = target(cx)?.clone();
+    refuse_host_network(&pod)?;
+    ensure_policy(cx, &pod.namespace).await?;
+    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &pod.namespace);
+    for _ in 0..LOOKS {
+        if let Some(done) = already(&pod, cx.mark) {
+            return Ok(done);
+        }
+        let labels = new_labels(&pod, parameters, cx.mark);
+        let operations = operations(&pod, &labels, cx.mark);
+        match cx.writer.patch(&api, &pod.namespace, &pod.name, operations).await {
+            Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters)),
+            // The cache was behind, or somebody was quicker: look at the pod itself and decide anew.
+            Ok(Patched::Precondition) => pod = fresh(cx, &api, &pod).await?,
+            Err(error) if error.reason() == Reason::TargetNotFound => return Err(gone(&pod.namespace, &pod.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ActionError::for_now(
+        Reason::ChangedSince,
+        format!("the labels of pod {}/{} change faster than they can be read", pod.namespace, pod.name),
+    ))
+}
+
+/// Gives the pod its labels back. What others have added since stays.
+pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
+    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &receipt.namespace);
+    let name = format!("{}/{}", receipt.namespace, receipt.name);
+    for _ in 0..LOOKS {
+        let pod = cx
+            .writer
+            .get(&api, &receipt.namespace, &receipt.name)
+            .await?
+            .map(|pod| facts(&pod))
+            .filter(|pod| pod.uid == receipt.uid)
+            .ok_or_else(|| ActionError::refused(Reason::TargetNotFound, format!("pod {name} is gone, and its quarantine with it")))?;
+        match pod.labels.get(names::REMEDIATION) {
+            _ if !pod.labels.contains_key(names::QUARANTINE) => {
+                return Err(ActionError::refused(
+                    Reason::ChangedSince,
+                    format!("the quarantine of pod {name} was lifted by somebody else; its labels are left as they are"),
+                ));
+            }
+            Some(other) if *other != cx.mark.remediation => {
+                return Err(ActionError::refused(
+                    Reason::QuarantinedByAnother,
+                    format!("pod {name} is under the quarantine of {other} by now; undo that one"),
+                ));
+            }
+            _ => {}
+        }
+        let labels = labels_before(receipt, &pod);
+        let mut operations = vec![
+            json!({"op": "test", "path": "/metadata/uid", "value": receipt.uid}),
+            json!({"op": "test", "path": "/metadata/labels", "value": pod.labels}),
+            json!({"op": "add", "path": "/metadata/labels", "value": labels}),
+        ];
+        operations.extend(unannotate(pod.annotations.as_ref()));
+        if let Patched::Changed(_) = cx.writer.patch(&api, &receipt.namespace, &receipt.name, operations).await? {
+            return Ok(format!("pod {name} has its labels back, and is reachable again"));
+        }
+    }
+    Err(ActionError::for_now(Reason::ChangedSince, format!("the labels of pod {name} change faster than they can be read")))
+}
+
+/// The policy of the profile: it selects by quarantine's own label, never by a workload's, which may catch others.
+#[must_use]
+pub fn policy(namespace: &str, mark: &Mark) -> NetworkPolicy {
+    let mut labels = mark.labels();
+    labels.insert(names::MANAGED_BY.to_owned(), names::QUELL.to_owned());
+    labels.insert(names::QUARANTINE_POLICY.to_owned(), PROFILE.to_owned());
+    NetworkPolicy {
+        metadata: ObjectMeta {
+            name: Some(POLICY.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(labels),
+            annotations: Some(mark.annotations()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(policy_spec()),
+    }
+}
+
+/// Whether a policy denies what the profile denies, for the pods that it is for.
+#[must_use]
+pub fn is_intact(policy: &NetworkPolicy) -> bool {
+    let Some(spec) = &policy.spec else { return false };
+    let wanted = policy_spec();
+    let none = |rules: usize| rules == 0;
+    spec.pod_selector.as_ref().and_then(|selector| selector.match_labels.as_ref())
+        == wanted.pod_selector.as_ref().and_then(|selector| selector.match_labels.as_ref())
+        && spec.pod_selector.as_ref().is_some_and(|s| s.match_expressions.as_ref().is_none_or(Vec::is_empty))
+        && none(spec.ingress.as_ref().map_or(0, Vec::len))
+        && none(spec.egress.as_ref().map_or(0, Vec::len))
+        && ["Ingress", "Egress"]
+            .iter()
+            .all(|kind| spec.policy_types.as_ref().is_some_and(|kinds| kinds.iter().any(|k| k == kind)))
+}
+
+fn policy_spec() -> NetworkPolicySpec {
+    NetworkPolicySpec {
+        pod_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(names::QUARANTINE.to_owned(), PROFILE.to_owned())])),
+            match_expressions: None,
+        }),
+        policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+        ingress: None,
+        egress: None,
+    }
+}
+
+/// The policy stands when this returns. It is left standing by undo: it selects nothing but quarantined pods, and taking it away could
+/// race with a quarantine that counts on it.
+async fn ensure_policy(cx: &Context<'_>, namespace: &str) -> Result<(), ActionError> {
+    let standing = cx.cluster.policies().of(namespace);
+    let mut stands = standing.lock().await;
+    if *stands {
+        return Ok(());
+    }
+    let api: Api<NetworkPolicy> = Api::namespaced(cx.writer.client(), namespace);
+    let wanted = policy(namespace, cx.mark);
+    if cx.writer.create(&api, &wanted).await?.is_none() {
+        let there = cx.writer.get(&api, namespace, POLICY).await?;
+        if !there.as_ref().is_some_and(is_intact) {
+            let operations = vec![json!({"op": "replace", "path": "/spec", "value": wanted.spec})];
+            cx.writer.patch(&api, namespace, POLICY, operations).await?;
+        }
+    }
+    *stands = !cx.writer.is_rehearsal();
+    Ok(())
+}
+
+fn target<'a>(cx: &'a Context<'_>) -> Result<&'a PodFacts, ActionError> {
+    let target = &cx.world.finding.spec.target;
+    match &cx.world.target {
+        TargetState::Pod(pod) => Ok(pod),
+        TargetState::Gone => Err(gone(&target.namespace, &target.name)),
+        TargetState::Replaced { uid } => Err(replaced(&target.namespace, &target.name, &target.uid, uid)),
+        TargetState::NotAPod => Err(ActionError::refused(
+            Reason::TargetUnsupported,
+            format!("quarantine acts on a pod; this Finding is about {} {}", target.kind, target.name),
+        )),
+    }
+}
+
+fn gone(namespace: &str, name: &str) -> ActionError {
+    ActionError::refused(Reason::TargetNotFound, format!("pod {namespace}/{name} is gone: there is nothing left to cut off"))
+}
+
+fn replaced(namespace: &str, name: &str, meant: &str, found: &str) -> ActionError {
+    ActionError::refused(
+        Reason::TargetReplaced,
+        format!("the pod that was reported (UID {meant}) is gone; {namespace}/{name} is another one now (UID {found}) and was left alone"),
+    )
+}
+
+fn refuse_host_network(pod: &PodFacts) -> Result<(), ActionError> {
+    if !pod.host_network {
+        return Ok(());
+    }
+    Err(ActionError::refused(
+        Reason::TargetUnsupported,
+        format!(
+            "pod {}/{} uses the network of its node {}, which no NetworkPolicy covers: cordon the node and end the pod by hand",
+            pod.namespace, pod.name, pod.node
+        ),
+    ))
+}
+
+/// A pod that is under quarantine already: by this run, after a crash, or by another.
+fn already(pod: &PodFacts, mark: &Mark) -> Option<Progress> {
+    pod.labels.get(names::QUARANTINE)?;
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    if mark.is_on(pod.annotations.as_ref()) {
+        let before = mark::before(pod.annotations.as_ref());
+        let receipt = receipt(pod, before, &pod.labels);
+        return Some(Progress::done(format!("pod {name} is cut off"), Some(receipt)));
+    }
+    let other = pod.labels.get(names::REMEDIATION).map_or("somebody else", String::as_str);
+    Some(Progress::done(format!("pod {name} was cut off already, by {other}; undo that one to lift it"), None))
+}
+
+fn new_labels(pod: &PodFacts, parameters: &Quarantine, mark: &Mark) -> BTreeMap<String, String> {
+    let mut labels = if parameters.detach { BTreeMap::new() } else { pod.labels.clone() };
+    labels.extend(mark.labels());
+    labels.insert(names::QUARANTINE.to_owned(), PROFILE.to_owned());
+    labels
+}
+
+fn operations(pod: &PodFacts, labels: &BTreeMap<String, String>, mark: &Mark) -> Vec<Value> {
+    let there = if pod.labels.is_empty() { Value::Null } else { json!(pod.labels) };
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.uid}),
+        json!({"op": "test", "path": "/metadata/labels", "value": there}),
+        json!({"op": "add", "path": "/metadata/labels", "value": labels}),
+    ];
+    operations.extend(annotate(pod.annotations.as_ref(), &mark.annotations_with(&before(pod))));
+    operations
+}
+
+fn before(pod: &PodFacts) -> Map<String, Value> {
+    Map::from_iter([("labels".to_owned(), json!(pod.labels))])
+}
+
+fn receipt(pod: &PodFacts, before: Map<String, Value>, labels: &BTreeMap<String, String>) -> Receipt {
+    Receipt {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        before,
+        after: Map::from_iter([("labels".to_owned(), json!(labels))]),
+    }
+}
+
+fn done(pod: &PodFacts, labels: &BTreeMap<String, String>, parameters: &Quarantine) -> Progress {
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    let message = if parameters.detach {
+        format!("pod {name} is cut off, out of its Services and released by its owner")
+    } else {
+        format!("pod {name} is cut off by policy and keeps its labels: other policies that select it may still allow traffic")
+    };
+    Progress::done(message, Some(receipt(pod, before(pod), labels)))
+}
+
+async fn fresh(cx: &Context<'_>, api: &Api<Pod>, known: &PodFacts) -> Result<PodFacts, ActionError> {
+    let pod = cx.writer.get(api, &known.namespace, &known.name).await?.map(|pod| facts(&pod));
+    match pod {
+        None => Err(gone(&known.namespace, &known.name)),
+        Some(pod) if pod.uid != known.uid => Err(replaced(&known.namespace, &known.name, &known.uid, &pod.uid)),
+        Some(pod) => Ok(pod),
+    }
+}
+
+/// What was there before, and what others have added to the quarantined pod since.
+fn labels_before(receipt: &Receipt, pod: &PodFacts) -> Map<String, Value> {
+    let labels = |of: &Map<String, Value>| of.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let ours = labels(&receipt.after);
+    let mut restored = labels(&receipt.before);
+    for (key, value) in &pod.labels {
+        let added_since = !ours.contains_key(key) && key != names::QUARANTINE && key != names::REMEDIATION;
+        if added_since {
+            restored.insert(key.clone(), json!(value));
+        }
+    }
+    restored
+}
+
+/// The facts of a pod as the API server gives it.
+#[must_use]
+pub fn facts(pod: &Pod) -> PodFacts {
+    let metadata = &pod.metadata;
+    let spec = pod.spec.as_ref();
+    PodFacts {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        labels: metadata.labels.clone().unwrap_or_default(),
+        annotations: metadata.annotations.as_ref().map(|all| {
+            let ours = all.iter().filter(|(key, _)| key.starts_with("quell.dev/"));
+            ours.map(|(key, value)| (key.clone(), value.clone())).collect()
+        }),
+        node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+        service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+    }
+}

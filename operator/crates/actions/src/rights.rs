@@ -1,0 +1,60 @@
+//! The least rights of each kind of step, from which RBAC is generated. The contract tests compare them with the requests that are
+//! really made.
+
+use quell_crds::v1alpha1::StepKind;
+use serde::Serialize;
+
+use crate::{notify, quarantine, rebuild, rollback, set_image, wait};
+
+/// A right, as a rule of RBAC has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Right {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Resource, with its subresource after a slash.
+    pub resource: &'static str,
+    /// Verb.
+    pub verb: &'static str,
+    /// Where it is needed.
+    pub place: Place,
+}
+
+/// Where a right is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Place {
+    /// In the namespace of the Finding.
+    Finding,
+    /// In the namespace of the playbook's Channels and Secrets: its own, or Quell's for a ClusterPlaybook.
+    Secrets,
+}
+
+impl Right {
+    /// A right in the namespace of the Finding.
+    #[must_use]
+    pub const fn new(group: &'static str, resource: &'static str, verb: &'static str) -> Self {
+        Self { group, resource, verb, place: Place::Finding }
+    }
+
+    /// A right in the namespace of the playbook's Secrets.
+    #[must_use]
+    pub const fn secrets(verb: &'static str) -> Self {
+        Self { group: "", resource: "secrets", verb, place: Place::Secrets }
+    }
+}
+
+/// The rights that a step of this kind needs, its undo included.
+#[must_use]
+pub fn rights(kind: &StepKind) -> &'static [Right] {
+    match kind {
+        StepKind::Quarantine(_) => quarantine::RIGHTS,
+        StepKind::Rollback(_) => rollback::RIGHTS,
+        StepKind::Rebuild(_) => rebuild::RIGHTS,
+        StepKind::SetImage(_) => set_image::RIGHTS,
+        StepKind::Notify(_) => notify::RIGHTS,
+        StepKind::Wait(_) => wait::RIGHTS,
+    }
+}
+
+/// The rights of every kind together: what Quell itself needs to run ClusterPlaybooks.
+pub const ALL: &[&[Right]] =
+    &[quarantine::RIGHTS, rollback::RIGHTS, rebuild::RIGHTS, set_image::RIGHTS, notify::RIGHTS, wait::RIGHTS];

@@ -1,0 +1,183 @@
+//! The one way by which actions change a cluster, for good or as a rehearsal.
+
+use std::fmt::Debug;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt as _};
+use quell_crds::names::field_managers;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::ActionError;
+
+/// No request of an action takes longer: what hangs is tried again, under its step's deadline.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One change, as a rehearsal writes it down.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Write {
+    /// `create`, `patch`, `delete`, or for the outside `POST`, `send`.
+    pub verb: &'static str,
+    /// The object, such as `Pod shop/web-1`, or the address or channel.
+    pub object: String,
+    /// What is written: the object, the JSON patch, or the message.
+    pub body: Value,
+}
+
+/// Reads and writes as one identity.
+pub struct Writer {
+    client: Client,
+    rehearsal: Option<Mutex<Vec<Write>>>,
+}
+
+impl Writer {
+    /// Writes for good.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, rehearsal: None }
+    }
+
+    /// Sends every write as a server-side dry run, and keeps it for [`Self::rehearsed`]. What would leave the cluster isn't sent.
+    #[must_use]
+    pub fn rehearsing(client: Client) -> Self {
+        Self { client, rehearsal: Some(Mutex::new(Vec::new())) }
+    }
+
+    /// Whether this is a rehearsal. What leaves the cluster must ask.
+    #[must_use]
+    pub fn is_rehearsal(&self) -> bool {
+        self.rehearsal.is_some()
+    }
+
+    /// What was written so far, in a rehearsal.
+    #[must_use]
+    pub fn rehearsed(&self) -> Vec<Write> {
+        let kept = self.rehearsal.as_ref().and_then(|kept| kept.lock().ok());
+        kept.map(|kept| kept.clone()).unwrap_or_default()
+    }
+
+    /// Notes a write; only a rehearsal keeps it. For what leaves the cluster, which this doesn't send.
+    pub fn note(&self, write: Write) {
+        if let Some(mut kept) = self.rehearsal.as_ref().and_then(|kept| kept.lock().ok()) {
+            kept.push(write);
+        }
+    }
+
+    /// The client, for reads.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Creates an object. `Ok(None)`: it is there already.
+    pub async fn create<K>(&self, api: &Api<K>, object: &K) -> Result<Option<K>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+    {
+        let what = describe::<K>(object.namespace().as_deref(), &object.name_any());
+        self.note(Write { verb: "create", object: what.clone(), body: json!(object) });
+        let parameters =
+            PostParams { dry_run: self.is_rehearsal(), field_manager: Some(field_managers::STEP.to_owned()) };
+        match within(&format!("creating {what}"), api.create(&parameters, object)).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ActionError::Api { source, .. })
+                if matches!(source.as_ref(), kube::Error::Api(status) if status.is_already_exists()) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a JSON patch. Its `test` operations are the preconditions: where one doesn't hold, the answer is
+    /// [`Patched::Precondition`] and nothing was changed.
+    pub async fn patch<K>(&self, api: &Api<K>, namespace: &str, name: &str, operations: Vec<Value>) -> Result<Patched<K>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let what = describe::<K>(Some(namespace), name);
+        let body = Value::Array(operations);
+        self.note(Write { verb: "patch", object: what.clone(), body: body.clone() });
+        let patch = serde_json::from_value(body).map_err(|error| {
+            ActionError::refused(quell_crds::conditions::Reason::Invalid, format!("patching {what}: {error}"))
+        })?;
+        let parameters = PatchParams {
+            dry_run: self.is_rehearsal(),
+            field_manager: Some(field_managers::STEP.to_owned()),
+            ..PatchParams::default()
+        };
+        let doing = format!("patching {what}");
+        match within(&doing, api.patch(name, &parameters, &Patch::Json::<()>(patch))).await {
+            Ok(object) => Ok(Patched::Changed(Box::new(object))),
+            Err(ActionError::Api { source, .. }) if failed_test(&source) => Ok(Patched::Precondition),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object with that UID. What is gone already is success.
+    pub async fn delete<K>(&self, api: &Api<K>, namespace: &str, name: &str, uid: &str) -> Result<(), ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let what = describe::<K>(Some(namespace), name);
+        self.note(Write { verb: "delete", object: what.clone(), body: json!({"preconditions": {"uid": uid}}) });
+        let mut parameters = DeleteParams::background();
+        parameters.dry_run = self.is_rehearsal();
+        parameters.preconditions =
+            Some(kube::api::Preconditions { uid: Some(uid.to_owned()), ..kube::api::Preconditions::default() });
+        match within(&format!("deleting {what}"), api.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(ActionError::Api { source, .. })
+                if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an object as it is now. `None`: there is none of that name.
+    pub async fn get<K>(&self, api: &Api<K>, namespace: &str, name: &str) -> Result<Option<K>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        within(&format!("reading {}", describe::<K>(Some(namespace), name)), api.get_opt(name)).await
+    }
+}
+
+/// What became of a JSON patch.
+#[derive(Debug)]
+pub enum Patched<K> {
+    /// The object as it is now.
+    Changed(Box<K>),
+    /// A `test` operation did not hold: the object isn't as it was thought.
+    Precondition,
+}
+
+/// Bounds a request in time, and says what it was for.
+pub async fn within<T>(
+    doing: &str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ActionError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|error| ActionError::api(doing, error)),
+        Err(_) => Err(ActionError::Timeout { doing: doing.to_owned() }),
+    }
+}
+
+fn describe<K: Resource<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
+    let kind = K::kind(&());
+    match namespace {
+        Some(namespace) if !namespace.is_empty() => format!("{kind} {namespace}/{name}"),
+        _ => format!("{kind} {name}"),
+    }
+}
+
+/// The API server answers a failed `test` with 422 and the text of its JSON patch library; a validation error has causes.
+fn failed_test(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 422 && status.details.as_ref().is_none_or(|details| details.causes.is_empty())
+}

@@ -1,0 +1,139 @@
+//! One body, one or many JSON values: tools and what stands between them send an object, an array of them, or JSON lines.
+
+use serde_json::{Deserializer, Map, Value};
+
+use crate::{MAX_SIGNALS, Unreadable};
+
+/// One object of a body, and where in the body it stands.
+pub(crate) struct Object {
+    at: Vec<String>,
+    pub(crate) fields: Map<String, Value>,
+}
+
+impl Object {
+    /// The way to a field of this object from the top of the body.
+    pub(crate) fn at(&self, field: &str) -> String {
+        let mut way = self.at.join(", ");
+        if !way.is_empty() && !field.is_empty() {
+            way.push_str(if way.ends_with(']') { "." } else { ", " });
+        }
+        way + field
+    }
+
+    pub(crate) fn inside(&self, field: &str, fields: Map<String, Value>) -> Self {
+        Self { at: vec![self.at(field)], fields }
+    }
+}
+
+/// Windows tools put one in front of UTF-8; JSON does not allow it.
+pub(crate) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
+}
+
+/// All objects of a body: of one value, of values after one another (JSON lines), and of arrays of them.
+pub(crate) fn objects(body: &[u8]) -> Result<Vec<Object>, Unreadable> {
+    let mut objects = Vec::new();
+    let mut values = Deserializer::from_slice(body).into_iter::<Value>();
+    let (mut start, mut line) = (0, 1);
+    while let Some(value) = values.next() {
+        let value = value.map_err(|error| Unreadable::json(&error))?;
+        let end = values.byte_offset();
+        let text = body.get(start..end).unwrap_or_default();
+        let before = text.iter().take_while(|byte| byte.is_ascii_whitespace());
+        let at = if start == 0 { Vec::new() } else { vec![format!("line {}", line + lines(before))] };
+        line += lines(text.iter());
+        start = end;
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.into_iter().enumerate() {
+                    let mut at = at.clone();
+                    at.push(format!("[{index}]"));
+                    push(&mut objects, at, item)?;
+                }
+            }
+            value => push(&mut objects, at, value)?,
+        }
+    }
+    if start == 0 {
+        return Err(Unreadable::new("line 1, column 1", "the body is empty, a JSON object was expected"));
+    }
+    Ok(objects)
+}
+
+fn lines<'a>(text: impl Iterator<Item = &'a u8>) -> usize {
+    text.filter(|byte| **byte == b'\n').count()
+}
+
+fn push(objects: &mut Vec<Object>, at: Vec<String>, value: Value) -> Result<(), Unreadable> {
+    if objects.len() == MAX_SIGNALS {
+        return Err(Unreadable::new(
+            at.join(", "),
+            format!("more than {MAX_SIGNALS} reports in one body: send them in parts"),
+        ));
+    }
+    match value {
+        Value::Object(fields) => {
+            objects.push(Object { at, fields });
+            Ok(())
+        }
+        other => {
+            let at = if at.is_empty() { "line 1, column 1".to_owned() } else { at.join(", ") };
+            Err(Unreadable::new(at, format!("a JSON object was expected, this is {}", kind_of(&other))))
+        }
+    }
+}
+
+/// What a value is, for a message.
+pub(crate) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ways(body: &str) -> Vec<String> {
+        objects(body.as_bytes()).unwrap().iter().map(|object| object.at("rule")).collect()
+    }
+
+    #[test]
+    fn an_object_is_one_and_lines_and_arrays_are_many_and_each_knows_where_it_stands() {
+        assert_eq!(ways("{}"), ["rule"]);
+        assert_eq!(ways("\n{\n}\n"), ["rule"]);
+        assert_eq!(ways("{}\n{}\n\n{}"), ["rule", "line 2, rule", "line 4, rule"]);
+        assert_eq!(ways("[{},{}]"), ["[0].rule", "[1].rule"]);
+        assert_eq!(ways("{}\n[{}]"), ["rule", "line 2, [0].rule"]);
+        assert!(ways("[]").is_empty());
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_refused_with_its_place() {
+        let refused = |body: &str| objects(body.as_bytes()).err().unwrap().to_string();
+        assert_eq!(refused(""), "line 1, column 1: the body is empty, a JSON object was expected");
+        assert_eq!(refused("[{}, 3]"), "[1]: a JSON object was expected, this is a number");
+        assert_eq!(refused("{}\n{\"a\": }"), "line 2, column 7: not JSON: expected value");
+        assert_eq!(refused("{\"a\": [1, "), "line 1, column 10: the JSON ends too soon: EOF while parsing a list");
+    }
+
+    #[test]
+    fn nesting_that_would_overflow_the_stack_is_refused() {
+        for body in ["[".repeat(1_000_000), "{\"a\":".repeat(1_000_000)] {
+            let refused = objects(body.as_bytes()).err().unwrap();
+            assert_eq!(refused.problem, "nested deeper than 127 levels");
+        }
+    }
+
+    #[test]
+    fn more_reports_than_the_limit_are_refused_and_as_many_are_taken() {
+        assert_eq!(objects("{}".repeat(MAX_SIGNALS).as_bytes()).unwrap().len(), MAX_SIGNALS);
+        let refused = objects("{}\n".repeat(MAX_SIGNALS + 1).as_bytes()).err().unwrap();
+        assert_eq!(refused.at, "line 1001");
+    }
+}

@@ -1,0 +1,95 @@
+//! The kinds of Kubernetes and the resources that requests name.
+
+/// Resource, kind and API version of what workloads and audited requests are about, in every cluster.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("clusterrolebindings", "ClusterRoleBinding", "rbac.authorization.k8s.io/v1"),
+    ("clusterroles", "ClusterRole", "rbac.authorization.k8s.io/v1"),
+    ("configmaps", "ConfigMap", "v1"),
+    ("controllerrevisions", "ControllerRevision", "apps/v1"),
+    ("cronjobs", "CronJob", "batch/v1"),
+    ("customresourcedefinitions", "CustomResourceDefinition", "apiextensions.k8s.io/v1"),
+    ("daemonsets", "DaemonSet", "apps/v1"),
+    ("deployments", "Deployment", "apps/v1"),
+    ("endpoints", "Endpoints", "v1"),
+    ("endpointslices", "EndpointSlice", "discovery.k8s.io/v1"),
+    ("events", "Event", "v1"),
+    ("horizontalpodautoscalers", "HorizontalPodAutoscaler", "autoscaling/v2"),
+    ("ingresses", "Ingress", "networking.k8s.io/v1"),
+    ("jobs", "Job", "batch/v1"),
+    ("leases", "Lease", "coordination.k8s.io/v1"),
+    ("limitranges", "LimitRange", "v1"),
+    ("mutatingwebhookconfigurations", "MutatingWebhookConfiguration", "admissionregistration.k8s.io/v1"),
+    ("namespaces", "Namespace", "v1"),
+    ("networkpolicies", "NetworkPolicy", "networking.k8s.io/v1"),
+    ("nodes", "Node", "v1"),
+    ("persistentvolumeclaims", "PersistentVolumeClaim", "v1"),
+    ("persistentvolumes", "PersistentVolume", "v1"),
+    ("poddisruptionbudgets", "PodDisruptionBudget", "policy/v1"),
+    ("pods", "Pod", "v1"),
+    ("replicasets", "ReplicaSet", "apps/v1"),
+    ("replicationcontrollers", "ReplicationController", "v1"),
+    ("resourcequotas", "ResourceQuota", "v1"),
+    ("rolebindings", "RoleBinding", "rbac.authorization.k8s.io/v1"),
+    ("roles", "Role", "rbac.authorization.k8s.io/v1"),
+    ("secrets", "Secret", "v1"),
+    ("serviceaccounts", "ServiceAccount", "v1"),
+    ("services", "Service", "v1"),
+    ("statefulsets", "StatefulSet", "apps/v1"),
+    ("validatingwebhookconfigurations", "ValidatingWebhookConfiguration", "admissionregistration.k8s.io/v1"),
+    ("volumeattachments", "VolumeAttachment", "storage.k8s.io/v1"),
+];
+
+/// Kind and API version of a resource; of one that not every cluster has, its own name and nothing.
+pub(crate) fn of_resource(resource: &str) -> (String, String) {
+    KINDS.iter().find(|(plural, ..)| plural.eq_ignore_ascii_case(resource)).map_or_else(
+        || (resource.to_owned(), String::new()),
+        |(_, kind, api_version)| ((*kind).to_owned(), (*api_version).to_owned()),
+    )
+}
+
+/// API version of a kind that every cluster has; else empty.
+pub(crate) fn api_version(kind: &str) -> String {
+    KINDS.iter().find(|(_, known, _)| *known == kind).map_or_else(String::new, |(.., version)| (*version).to_owned())
+}
+
+/// The API version in the path of a request, `/api/v1/…` or `/apis/apps/v1/…`.
+pub(crate) fn api_version_in_path(path: &str) -> Option<String> {
+    let fits = |part: &&str| {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
+        !part.is_empty() && part.len() <= 120 && part.bytes().all(allowed)
+    };
+    let mut parts = path.split(['/', '?']).skip(1);
+    match parts.next()? {
+        "api" => parts.next().filter(fits).map(str::to_owned),
+        "apis" => {
+            let (group, version) = (parts.next().filter(fits)?, parts.next().filter(fits)?);
+            Some(format!("{group}/{version}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_has_its_kind_and_an_unknown_one_its_own_name() {
+        assert_eq!(of_resource("deployments"), ("Deployment".to_owned(), "apps/v1".to_owned()));
+        assert_eq!(of_resource("widgets"), ("widgets".to_owned(), String::new()));
+        assert_eq!(api_version("ReplicaSet"), "apps/v1");
+        assert_eq!(api_version("Widget"), "");
+    }
+
+    #[test]
+    fn the_path_of_a_request_tells_its_api_version() {
+        assert_eq!(api_version_in_path("/api/v1/namespaces/prod/secrets?limit=5").as_deref(), Some("v1"));
+        assert_eq!(
+            api_version_in_path("/apis/storage.k8s.io/v1/volumeattachments/x").as_deref(),
+            Some("storage.k8s.io/v1")
+        );
+        for path in ["", "/", "/healthz", "/api", "/apis/apps", "/apis/Ä/v1", "api/v1"] {
+            assert_eq!(api_version_in_path(path), None, "{path}");
+        }
+    }
+}

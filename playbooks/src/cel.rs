@@ -1,0 +1,427 @@
+//! CEL: the one module that knows the interpreter.
+//!
+//! Expressions are compiled once, checked for names that nothing gives, and evaluated over a [`Scope`]. An expression that fails
+//! never counts as false; callers refuse what hangs on it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use cel::Program;
+use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::context::{Context, VariableResolver};
+use cel::objects::{Key, Map, Value as CelValue};
+use serde_json::Value;
+use thiserror::Error;
+
+/// Longest source of an expression in bytes.
+pub const MAX_SOURCE: usize = 4096;
+/// Deepest nesting of brackets: the interpreter's parser recurses for each, and its stack is bounded.
+pub const MAX_DEPTH: usize = 32;
+
+/// Functions that the interpreter has, and the operators and macros of the language, which appear as functions.
+const FUNCTIONS: &[&str] = &[
+    "bytes",
+    "contains",
+    "double",
+    "duration",
+    "endsWith",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "hasValue",
+    "int",
+    "matches",
+    "max",
+    "min",
+    "optional.none",
+    "optional.of",
+    "optional.ofNonZeroValue",
+    "or",
+    "orValue",
+    "size",
+    "startsWith",
+    "string",
+    "timestamp",
+    "uint",
+    "value",
+];
+
+/// Why an expression can't be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CompileError {
+    /// Longer than [`MAX_SOURCE`].
+    #[error("is longer than {MAX_SOURCE} bytes")]
+    TooLong,
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("nests brackets deeper than {MAX_DEPTH}")]
+    TooDeep,
+    /// Not CEL.
+    #[error("is not CEL: {0}")]
+    Syntax(String),
+    /// Names a variable that isn't there.
+    #[error("names `{name}`, which is not there; there is {known}")]
+    UnknownVariable {
+        /// The name.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// Calls a function that isn't there.
+    #[error("calls `{0}`, which is not a function of CEL here")]
+    UnknownFunction(String),
+    /// Names the outputs of a step that doesn't come before.
+    #[error("names the step `{0}`, which does not come before this one")]
+    UnknownStep(String),
+    /// A pattern that is not a regular expression.
+    #[error("has a pattern that is not a regular expression: {0}")]
+    Pattern(String),
+}
+
+/// Why an expression has no value.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum EvaluationError {
+    /// The interpreter failed: a missing key, wrong types.
+    #[error("`{source_text}` failed: {problem}")]
+    Failed {
+        /// The expression.
+        source_text: String,
+        /// What the interpreter says.
+        problem: String,
+    },
+    /// A condition that is neither true nor false.
+    #[error("`{source_text}` is neither true nor false but a {found}")]
+    NotBoolean {
+        /// The expression.
+        source_text: String,
+        /// The type it has.
+        found: String,
+    },
+    /// A value that has no JSON form.
+    #[error("`{source_text}` has a value that can't be written down")]
+    NotJson {
+        /// The expression.
+        source_text: String,
+    },
+}
+
+/// The names that an expression may use.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Variables.
+    pub variables: Vec<&'static str>,
+    /// Steps whose outputs may be read, where `steps` is among the variables.
+    pub steps: BTreeSet<String>,
+}
+
+impl Names {
+    /// The names given, and no steps.
+    #[must_use]
+    pub fn of(variables: &[&'static str]) -> Self {
+        Self { variables: variables.to_vec(), steps: BTreeSet::new() }
+    }
+}
+
+/// A compiled expression.
+#[derive(Clone)]
+pub struct Expression {
+    source: String,
+    program: Arc<Program>,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.source).finish()
+    }
+}
+
+impl Expression {
+    /// Compiles `source`, which may use `names`.
+    pub fn compile(source: &str, names: &Names) -> Result<Self, CompileError> {
+        if source.len() > MAX_SOURCE {
+            return Err(CompileError::TooLong);
+        }
+        if depth(source) > MAX_DEPTH {
+            return Err(CompileError::TooDeep);
+        }
+        let program = Program::compile(source).map_err(|error| CompileError::Syntax(one_line(&error.to_string())))?;
+        let mut check = Check { names, bound: Vec::new() };
+        check.visit(program.expression())?;
+        Ok(Self { source: source.to_owned(), program: Arc::new(program) })
+    }
+
+    /// The text it was compiled from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Its value, in the terms of JSON.
+    pub fn evaluate(&self, scope: &Scope) -> Result<Value, EvaluationError> {
+        self.execute(scope)?.json().map_err(|_| EvaluationError::NotJson { source_text: self.source.clone() })
+    }
+
+    /// Its value as a condition.
+    pub fn is_true(&self, scope: &Scope) -> Result<bool, EvaluationError> {
+        match self.execute(scope)? {
+            CelValue::Bool(value) => Ok(value),
+            other => Err(EvaluationError::NotBoolean {
+                source_text: self.source.clone(),
+                found: other.type_of().to_string(),
+            }),
+        }
+    }
+
+    fn execute(&self, scope: &Scope) -> Result<CelValue, EvaluationError> {
+        let mut context = Context::default();
+        context.set_variable_resolver(scope);
+        self.program.execute(&context).map_err(|error| EvaluationError::Failed {
+            source_text: self.source.clone(),
+            problem: one_line(&error.to_string()),
+        })
+    }
+}
+
+/// The variables that an expression sees.
+#[derive(Clone, Default)]
+pub struct Scope {
+    variables: HashMap<&'static str, CelValue>,
+}
+
+impl Scope {
+    /// The scope with one more variable, or another value for one that is there.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: &Value) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    /// Gives a variable a value.
+    pub fn set(&mut self, name: &'static str, value: &Value) {
+        self.variables.insert(name, from_json(value));
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+impl VariableResolver for Scope {
+    fn resolve(&self, variable: &str) -> Option<CelValue> {
+        self.variables.get(variable).cloned()
+    }
+}
+
+/// JSON's numbers become CEL's `int` where they are whole: `finding.count + 1` must not fail for want of an overload.
+fn from_json(value: &Value) -> CelValue {
+    match value {
+        Value::Null => CelValue::Null,
+        Value::Bool(value) => CelValue::Bool(*value),
+        Value::Number(number) => {
+            number.as_i64().map_or_else(|| CelValue::Float(number.as_f64().unwrap_or_default()), CelValue::Int)
+        }
+        Value::String(text) => CelValue::String(Arc::new(text.clone())),
+        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(from_json).collect())),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| (Key::String(Arc::new(key.clone())), from_json(value)));
+            CelValue::Map(Map { map: Arc::new(fields.collect()) })
+        }
+    }
+}
+
+/// Walks an expression for names that nothing gives: found when a playbook is written, not during an incident.
+struct Check<'a> {
+    names: &'a Names,
+    bound: Vec<String>,
+}
+
+impl Check<'_> {
+    fn visit(&mut self, expression: &IdedExpr) -> Result<(), CompileError> {
+        match &expression.expr {
+            Expr::Unspecified | Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.variable(name),
+            Expr::Select(select) => {
+                if matches!(&select.operand.expr, Expr::Ident(name) if name == "steps" && !self.bound.contains(name)) {
+                    self.step(&select.field)?;
+                }
+                self.visit(&select.operand)
+            }
+            Expr::Call(call) => self.call(call),
+            Expr::List(list) => list.elements.iter().try_for_each(|element| self.visit(element)),
+            Expr::Map(map) => self.entries(&map.entries),
+            Expr::Struct(structure) => self.entries(&structure.entries),
+            Expr::Comprehension(comprehension) => {
+                self.visit(&comprehension.iter_range)?;
+                let before = self.bound.len();
+                self.bound.push(comprehension.iter_var.clone());
+                self.bound.extend(comprehension.iter_var2.clone());
+                self.bound.push(comprehension.accu_var.clone());
+                for part in [
+                    &comprehension.accu_init,
+                    &comprehension.loop_cond,
+                    &comprehension.loop_step,
+                    &comprehension.result,
+                ] {
+                    self.visit(part)?;
+                }
+                self.bound.truncate(before);
+                Ok(())
+            }
+        }
+    }
+
+    fn call(&mut self, call: &cel::common::ast::CallExpr) -> Result<(), CompileError> {
+        let name = call.func_name.as_str();
+        let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
+        let optional =
+            matches!(&call.target.as_deref(), Some(IdedExpr { expr: Expr::Ident(t), .. }) if t == "optional");
+        if !operator && !optional && !FUNCTIONS.contains(&name) {
+            return Err(CompileError::UnknownFunction(name.to_owned()));
+        }
+        if name == "matches" {
+            Self::pattern(call)?;
+        }
+        if let (false, Some(target)) = (optional, &call.target) {
+            self.visit(target)?;
+        }
+        call.args.iter().try_for_each(|argument| self.visit(argument))
+    }
+
+    /// A pattern that is written out is tried: the interpreter would find its mistake only when a Finding comes.
+    fn pattern(call: &cel::common::ast::CallExpr) -> Result<(), CompileError> {
+        let Some(IdedExpr { expr: Expr::Literal(literal), .. }) = call.args.last() else { return Ok(()) };
+        let text = cel::common::ast::LiteralValue::to_val(literal);
+        let Ok(CelValue::String(pattern)) = CelValue::try_from(text.as_ref()) else { return Ok(()) };
+        let probe = Program::compile("''.matches(pattern)").map_err(|error| CompileError::Syntax(error.to_string()))?;
+        let scope = Scope { variables: HashMap::from([("pattern", CelValue::String(pattern))]) };
+        let mut context = Context::default();
+        context.set_variable_resolver(&scope);
+        probe.execute(&context).map(|_| ()).map_err(|error| CompileError::Pattern(one_line(&error.to_string())))
+    }
+
+    fn entries(&mut self, entries: &[cel::common::ast::IdedEntryExpr]) -> Result<(), CompileError> {
+        entries.iter().try_for_each(|entry| match &entry.expr {
+            EntryExpr::StructField(field) => self.visit(&field.value),
+            EntryExpr::MapEntry(entry) => {
+                self.visit(&entry.key)?;
+                self.visit(&entry.value)
+            }
+        })
+    }
+
+    fn variable(&self, name: &str) -> Result<(), CompileError> {
+        if self.bound.iter().any(|bound| bound == name) || self.names.variables.contains(&name) {
+            return Ok(());
+        }
+        Err(CompileError::UnknownVariable { name: name.to_owned(), known: self.names.variables.join(", ") })
+    }
+
+    fn step(&self, name: &str) -> Result<(), CompileError> {
+        if !self.names.variables.contains(&"steps") || self.names.steps.contains(name) {
+            return Ok(());
+        }
+        Err(CompileError::UnknownStep(name.to_owned()))
+    }
+}
+
+/// The deepest nesting of brackets, whether or not they match.
+fn depth(source: &str) -> usize {
+    let mut deepest = 0;
+    let mut now = 0_usize;
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b')' | b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope::default().with("finding", &json!({"rule": "Reverse shell", "count": 3, "tags": ["a", "b"]}))
+    }
+
+    fn compile(source: &str) -> Result<Expression, CompileError> {
+        Expression::compile(source, &Names::of(&["finding", "steps"]))
+    }
+
+    #[test]
+    fn whole_numbers_add_to_the_numbers_of_an_expression() {
+        assert_eq!(compile("finding.count + 1").unwrap().evaluate(&scope()).unwrap(), json!(4));
+    }
+
+    #[test]
+    fn a_pattern_may_ignore_case() {
+        assert!(compile("finding.rule.matches('(?i)reverse SHELL')").unwrap().is_true(&scope()).unwrap());
+    }
+
+    #[test]
+    fn variables_of_a_comprehension_are_known_in_it_and_not_outside() {
+        assert!(compile("finding.tags.exists(t, t == 'a')").unwrap().is_true(&scope()).unwrap());
+        assert!(matches!(compile("finding.tags.exists(t, t == 'a') && t"), Err(CompileError::UnknownVariable { .. })));
+    }
+
+    #[test]
+    fn a_name_that_nothing_gives_is_found_when_it_is_written() {
+        assert_eq!(
+            compile("findings.rule == 'x'").unwrap_err(),
+            CompileError::UnknownVariable { name: "findings".into(), known: "finding, steps".into() }
+        );
+        assert_eq!(compile("finding.rule.lower()").unwrap_err(), CompileError::UnknownFunction("lower".into()));
+        assert_eq!(compile("steps.later.outputs.x").unwrap_err(), CompileError::UnknownStep("later".into()));
+    }
+
+    #[test]
+    fn a_pattern_that_is_wrong_is_found_when_it_is_written() {
+        assert!(matches!(compile("finding.rule.matches('(')"), Err(CompileError::Pattern(_))));
+    }
+
+    #[test]
+    fn a_missing_key_is_an_error_and_never_false() {
+        let error = compile("finding.nothing == 'x'").unwrap().is_true(&scope()).unwrap_err();
+        assert!(error.to_string().contains("nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_condition_that_is_no_condition_is_an_error() {
+        assert!(matches!(compile("finding.rule").unwrap().is_true(&scope()), Err(EvaluationError::NotBoolean { .. })));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_before_it_is_parsed() {
+        let source = format!("{}1{}", "(".repeat(2000), ")".repeat(2000));
+        assert_eq!(compile(&source).unwrap_err(), CompileError::TooDeep);
+        let allowed = format!("{}true{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
+        assert!(compile(&allowed).unwrap().is_true(&scope()).unwrap());
+    }
+
+    #[test]
+    fn source_that_is_not_cel_says_so() {
+        for source in ["", "finding.", "1 +", "\u{0}", "'unclosed"] {
+            assert!(matches!(compile(source), Err(CompileError::Syntax(_))), "{source:?}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! From what people wrote to what can be run: every expression compiled, every name found, every mistake named by its place.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::core::Selector as LabelMatcher;
+use quell_crds::conditions::Reason;
+use quell_crds::time;
+use quell_crds::v1alpha1::{
+    ClusterPlaybook, Match, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector, Step,
+    StepKind,
+};
+use thiserror::Error;
+
+use crate::cel::{Expression, Names};
+use crate::facts::{MATCH_VARIABLES, STEP_VARIABLES};
+use crate::parameters;
+
+/// A playbook of either kind, as it was written.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Which one.
+    pub reference: PlaybookReference,
+    /// Its namespace; empty for a ClusterPlaybook.
+    pub namespace: String,
+    /// Which Findings.
+    pub matcher: Match,
+    /// Which namespaces.
+    pub namespaces: NamespaceNames,
+    /// What is done.
+    pub steps: Vec<Step>,
+    /// Since when it is as it is now; Findings last reported before are left alone.
+    pub effective_since: DateTime<Utc>,
+}
+
+impl Draft {
+    /// A playbook of the first generation counts from its creation, by the API server's clock, which also dates Findings: one that is
+    /// created right after must not be missed. A later generation counts from when it was first seen.
+    fn effective_since(metadata: &ObjectMeta, status: Option<&PlaybookStatus>, now: DateTime<Utc>) -> DateTime<Utc> {
+        let created = metadata.creation_timestamp.as_ref().map(time::from_kubernetes);
+        let seen = status.filter(|status| status.observed_generation == metadata.generation);
+        match (metadata.generation, seen.and_then(|status| status.effective_since)) {
+            (_, Some(since)) => since,
+            (None | Some(..=1), None) => created.unwrap_or(now),
+            (Some(_), None) => now,
+        }
+    }
+
+    /// A Playbook, as it is written now.
+    #[must_use]
+    pub fn of_playbook(playbook: &Playbook, now: DateTime<Utc>) -> Self {
+        let metadata = &playbook.metadata;
+        let account = playbook.spec.service_account_name.clone();
+        Self {
+            reference: PlaybookReference {
+                kind: PlaybookKind::Playbook,
+                name: metadata.name.clone().unwrap_or_default(),
+                uid: metadata.uid.clone().unwrap_or_default(),
+                generation: metadata.generation.unwrap_or_default(),
+                service_account_name: account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+            },
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            matcher: playbook.spec.r#match.clone(),
+            namespaces: NamespaceNames::default(),
+            steps: playbook.spec.steps.clone(),
+            effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
+        }
+    }
+
+    /// A ClusterPlaybook, as it is written now.
+    #[must_use]
+    pub fn of_cluster_playbook(playbook: &ClusterPlaybook, now: DateTime<Utc>) -> Self {
+        let metadata = &playbook.metadata;
+        Self {
+            reference: PlaybookReference {
+                kind: PlaybookKind::ClusterPlaybook,
+                name: metadata.name.clone().unwrap_or_default(),
+                uid: metadata.uid.clone().unwrap_or_default(),
+                generation: metadata.generation.unwrap_or_default(),
+                service_account_name: String::new(),
+            },
+            namespace: String::new(),
+            matcher: playbook.spec.r#match.clone(),
+            namespaces: playbook.spec.namespaces.clone().unwrap_or_default(),
+            steps: playbook.spec.steps.clone(),
+            effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
+        }
+    }
+}
+
+/// ServiceAccount of a Playbook that names none: what every namespace has.
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+/// A playbook that can be matched and run.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Which one.
+    pub reference: PlaybookReference,
+    /// Its namespace; empty for a ClusterPlaybook.
+    pub namespace: String,
+    /// Which Findings, but for what needed compiling.
+    pub matcher: Match,
+    /// Which namespaces.
+    pub namespaces: NamespaceNames,
+    /// `match.labels`.
+    pub labels: Option<LabelMatcher>,
+    /// `match.targetLabels`.
+    pub target_labels: Option<LabelMatcher>,
+    /// `match.when`.
+    pub when: Option<Expression>,
+    /// The steps.
+    pub steps: Vec<CompiledStep>,
+    /// Since when it is as it is now.
+    pub effective_since: DateTime<Utc>,
+}
+
+/// A step that can be run.
+#[derive(Clone, Debug)]
+pub struct CompiledStep {
+    /// As it was written.
+    pub step: Step,
+    /// Its `when`.
+    pub when: Option<Expression>,
+    /// Indices of the steps that it comes after.
+    pub after: Vec<usize>,
+    /// What its expressions may name.
+    pub names: Names,
+}
+
+/// Why a playbook can't be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{at}: {message}")]
+pub struct Problem {
+    /// The category.
+    pub reason: Reason,
+    /// The field, as a path from `spec`.
+    pub at: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// Compiles a playbook; `channels` are the Channels of its namespace, or the ClusterChannels.
+pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, Problem> {
+    let matcher = &draft.matcher;
+    let when = matcher
+        .when
+        .as_deref()
+        .map(|source| expression(source, &Names::of(MATCH_VARIABLES), "spec.match.when"))
+        .transpose()?;
+    let steps = compile_steps(&draft.steps)?;
+    for (i, step) in draft.steps.iter().enumerate() {
+        check_channels(step, i, draft.reference.kind, channels)?;
+    }
+    Ok(Compiled {
+        reference: draft.reference.clone(),
+        namespace: draft.namespace.clone(),
+        matcher: matcher.clone(),
+        namespaces: draft.namespaces.clone(),
+        labels: selector(matcher.labels.as_ref(), "spec.match.labels")?,
+        target_labels: selector(matcher.target_labels.as_ref(), "spec.match.targetLabels")?,
+        when,
+        steps,
+        effective_since: draft.effective_since,
+    })
+}
+
+/// Compiles the steps alone, as for a run whose playbook may be gone.
+pub fn compile_steps(steps: &[Step]) -> Result<Vec<CompiledStep>, Problem> {
+    if steps.is_empty() {
+        return Err(Problem {
+            reason: Reason::ParameterInvalid,
+            at: "spec.steps".into(),
+            message: "has no step".into(),
+        });
+    }
+    steps.iter().enumerate().map(|(i, _)| compile_step(steps, i)).collect()
+}
+
+fn compile_step(steps: &[Step], index: usize) -> Result<CompiledStep, Problem> {
+    let step = &steps[index];
+    let at = |field: &str| format!("spec.steps[{index}].{field}");
+    let earlier = &steps[..index];
+    if earlier.iter().any(|other| other.name == step.name) {
+        return Err(Problem {
+            reason: Reason::StepOrderInvalid,
+            at: at("name"),
+            message: format!("`{}` is the name of an earlier step", step.name),
+        });
+    }
+    let after = match &step.after {
+        None => index.checked_sub(1).into_iter().collect(),
+        Some(names) => names
+            .iter()
+            .map(|name| {
+                earlier.iter().position(|other| other.name == *name).ok_or_else(|| Problem {
+                    reason: Reason::StepOrderInvalid,
+                    at: at("after"),
+                    message: format!(
+                        "`{name}` is not a step further up; steps are written in an order in which they can run"
+                    ),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?,
+    };
+    // Only what surely ran before may be read: the steps that this one comes after, and theirs.
+    let mut names = Names::of(STEP_VARIABLES);
+    names.steps = ancestors(steps, &after).into_iter().map(|i| steps[i].name.clone()).collect();
+    let when = step.when.as_deref().map(|source| expression(source, &names, &at("when"))).transpose()?;
+    parameters::check(&step.kind, &names).map_err(|(field, message)| Problem {
+        reason: Reason::ExpressionInvalid,
+        at: at(&field),
+        message,
+    })?;
+    Ok(CompiledStep { step: step.clone(), when, after, names })
+}
+
+fn ancestors(steps: &[Step], after: &[usize]) -> BTreeSet<usize> {
+    let mut all = BTreeSet::new();
+    let mut open = after.to_vec();
+    while let Some(i) = open.pop() {
+        if all.insert(i) {
+            match &steps[i].after {
+                None => open.extend(i.checked_sub(1)),
+                Some(names) => {
+                    open.extend(
+                        names.iter().filter_map(|name| steps[..i].iter().position(|other| other.name == *name)),
+                    );
+                }
+            }
+        }
+    }
+    all
+}
+
+fn check_channels(step: &Step, index: usize, kind: PlaybookKind, known: &BTreeSet<String>) -> Result<(), Problem> {
+    let StepKind::Notify(notify) = &step.kind else { return Ok(()) };
+    for (i, channel) in notify.channels.iter().enumerate() {
+        if !known.contains(&channel.name) {
+            let kind = match kind {
+                PlaybookKind::Playbook => "Channel in this namespace",
+                PlaybookKind::ClusterPlaybook => "ClusterChannel",
+            };
+            return Err(Problem {
+                reason: Reason::ChannelUnknown,
+                at: format!("spec.steps[{index}].notify.channels[{i}]"),
+                message: format!("there is no {kind} named `{}`", channel.name),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Problem> {
+    Expression::compile(source, names).map_err(|error| Problem {
+        reason: Reason::ExpressionInvalid,
+        at: at.to_owned(),
+        message: format!("`{source}` {error}"),
+    })
+}
+
+fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
+    selector
+        .map(|selector| {
+            LabelMatcher::try_from(LabelSelector::from(selector)).map_err(|error| Problem {
+                reason: Reason::ParameterInvalid,
+                at: at.to_owned(),
+                message: error.to_string(),
+            })
+        })
+        .transpose()
+}

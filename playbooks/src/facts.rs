@@ -1,0 +1,181 @@
+//! What is known of the cluster when a decision is made.
+
+use std::collections::BTreeMap;
+
+use quell_crds::v1alpha1::{Finding, RemediationStatus, Workload};
+use serde_json::{Value, json};
+
+use crate::cel::Scope;
+
+/// The facts of one pod, trimmed to what decisions and actions need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations that start with `quell.dev/`; `None` where the pod has no annotations at all.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// Node that it runs on.
+    pub node: String,
+    /// Whether it shares its node's network, which no policy covers.
+    pub host_network: bool,
+    /// ServiceAccount that it runs as.
+    pub service_account: String,
+}
+
+/// What is known of a Finding's target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TargetState {
+    /// The pod that the Finding means.
+    Pod(PodFacts),
+    /// No pod of that name is there, or no longer.
+    #[default]
+    Gone,
+    /// Another pod has that name now.
+    Replaced {
+        /// Its UID.
+        uid: String,
+    },
+    /// The target isn't a pod.
+    NotAPod,
+}
+
+impl TargetState {
+    /// The pod, where it is there.
+    #[must_use]
+    pub fn pod(&self) -> Option<&PodFacts> {
+        match self {
+            Self::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+}
+
+/// Everything that one decision may look at.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The Finding.
+    pub finding: Finding,
+    /// Its target.
+    pub target: TargetState,
+    /// The topmost owner of the target.
+    pub workload: Option<Workload>,
+    /// Labels of the Finding's namespace.
+    pub namespace_labels: BTreeMap<String, String>,
+}
+
+/// Variables of a playbook's `match.when`.
+pub const MATCH_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace"];
+/// Variables of a step's expressions.
+pub const STEP_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace", "remediation", "steps"];
+
+impl World {
+    /// What a playbook's `match.when` sees. Every field of the API is there, empty where nothing is known, so that
+    /// `workload.kind == 'Deployment'` is false and no error for a target that has no workload.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope::default()
+            .with("finding", &self.finding_value())
+            .with("target", &self.target_value())
+            .with("workload", &self.workload_value())
+            .with(
+                "namespace",
+                &json!({
+                    "name": self.finding.metadata.namespace.clone().unwrap_or_default(),
+                    "labels": self.namespace_labels,
+                }),
+            )
+    }
+
+    /// What a step's expressions see: the same, the run, and the outputs of the steps so far.
+    #[must_use]
+    pub fn step_scope(&self, remediation: &str, playbook: &str, status: &RemediationStatus) -> Scope {
+        let steps = status.steps.iter().map(|record| {
+            let value = json!({
+                "state": record.state.to_string(),
+                "reason": record.reason,
+                "message": record.message,
+                "outputs": record.outputs,
+            });
+            (record.name.clone(), value)
+        });
+        self.scope()
+            .with(
+                "remediation",
+                &json!({
+                    "name": remediation,
+                    "namespace": self.finding.metadata.namespace.clone().unwrap_or_default(),
+                    "playbook": playbook,
+                }),
+            )
+            .with("steps", &Value::Object(steps.collect()))
+    }
+
+    fn finding_value(&self) -> Value {
+        let spec = &self.finding.spec;
+        let status = self.finding.status.clone().unwrap_or_default();
+        let counts = spec.vulnerability_counts.unwrap_or_default();
+        let vulnerabilities: Vec<Value> = spec
+            .vulnerabilities
+            .iter()
+            .map(|one| {
+                json!({
+                    "id": one.id, "package": one.package, "installedVersion": one.installed_version,
+                    "fixedVersion": one.fixed_version, "severity": one.severity, "score": one.score.unwrap_or_default(),
+                    "title": one.title,
+                })
+            })
+            .collect();
+        json!({
+            "name": self.finding.metadata.name.clone().unwrap_or_default(),
+            "namespace": self.finding.metadata.namespace.clone().unwrap_or_default(),
+            "labels": self.finding.metadata.labels.clone().unwrap_or_default(),
+            "source": spec.source,
+            "tool": spec.tool,
+            "rule": spec.rule,
+            "category": spec.category,
+            "severity": spec.severity,
+            "message": spec.message,
+            "target": target_fields(spec),
+            "vulnerabilities": vulnerabilities,
+            "vulnerabilityCounts": counts,
+            "details": spec.details,
+            "fingerprint": spec.fingerprint,
+            "count": status.count,
+        })
+    }
+
+    fn target_value(&self) -> Value {
+        let mut value = target_fields(&self.finding.spec);
+        let pod = self.target.pod().cloned().unwrap_or_default();
+        value["found"] = json!(self.target.pod().is_some());
+        value["labels"] = json!(pod.labels);
+        value["hostNetwork"] = json!(pod.host_network);
+        value["serviceAccount"] = json!(pod.service_account);
+        if !pod.node.is_empty() {
+            value["node"] = json!(pod.node);
+        }
+        value
+    }
+
+    fn workload_value(&self) -> Value {
+        let workload = self.workload.clone().unwrap_or_default();
+        json!({
+            "apiVersion": workload.api_version, "kind": workload.kind, "namespace": workload.namespace,
+            "name": workload.name, "uid": workload.uid,
+        })
+    }
+}
+
+fn target_fields(spec: &quell_crds::v1alpha1::FindingSpec) -> Value {
+    let target = &spec.target;
+    json!({
+        "kind": target.kind, "apiVersion": target.api_version, "namespace": target.namespace, "name": target.name,
+        "uid": target.uid, "container": target.container, "image": target.image, "digest": target.digest, "node": target.node,
+    })
+}

@@ -1,0 +1,42 @@
+//! What the planner must know of each kind of step.
+
+use std::time::Duration;
+
+use quell_crds::v1alpha1::StepKind;
+
+/// What the planner must know of a kind of step.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each read by name")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// How long it may take where the step says nothing; `None`: it ends by itself.
+    pub timeout: Option<Duration>,
+    /// Its effect leaves the cluster, so it can't carry its record: the intent is recorded first, in a request of its own.
+    pub intent_first: bool,
+    /// What it changed is put back when it fails.
+    pub put_back_on_failure: bool,
+    /// It contains the threat: it goes before everything that can wait, its own record included, for its effect carries that.
+    pub contains: bool,
+    /// `undo` has something to do for it.
+    pub can_be_undone: bool,
+}
+
+const SECONDS: fn(u64) -> Option<Duration> = |seconds| Some(Duration::from_secs(seconds));
+
+/// The traits of a kind.
+#[must_use]
+pub fn traits(kind: &StepKind) -> Traits {
+    let ordinary = Traits {
+        timeout: SECONDS(600),
+        intent_first: false,
+        put_back_on_failure: false,
+        contains: false,
+        can_be_undone: true,
+    };
+    match kind {
+        StepKind::Quarantine(_) => Traits { timeout: SECONDS(30), contains: true, ..ordinary },
+        StepKind::Rollback(_) | StepKind::SetImage(_) => Traits { put_back_on_failure: true, ..ordinary },
+        StepKind::Rebuild(_) => Traits { timeout: SECONDS(3600), intent_first: true, can_be_undone: false, ..ordinary },
+        StepKind::Notify(_) => Traits { timeout: SECONDS(60), intent_first: true, can_be_undone: false, ..ordinary },
+        StepKind::Wait(_) => Traits { timeout: None, can_be_undone: false, ..ordinary },
+    }
+}
