@@ -102,6 +102,8 @@ pub enum Reason {
     NothingToUndo,
     /// The channel did not take the message.
     ChannelUnreachable,
+    /// What was called outside the cluster gave no answer, or one that another try may better.
+    ReceiverUnreachable,
     /// The receiver answered that it won't.
     ReceiverRefused,
     /// The build ended without success.

@@ -290,6 +290,14 @@ impl Check<'_> {
         if name == "matches" {
             Self::pattern(call)?;
         }
+        if name == "_[_]"
+            && let [IdedExpr { expr: Expr::Ident(of), .. }, IdedExpr { expr: Expr::Literal(key), .. }] = call.args.as_slice()
+            && of == "steps"
+            && !self.bound.contains(of)
+            && let Some(step) = text(key)
+        {
+            self.step(&step)?;
+        }
         if let (false, Some(target)) = (optional, &call.target) {
             self.visit(target)?;
         }
@@ -299,8 +307,7 @@ impl Check<'_> {
     /// A pattern that is written out is tried: the interpreter would find its mistake only when a Finding comes.
     fn pattern(call: &cel::common::ast::CallExpr) -> Result<(), CompileError> {
         let Some(IdedExpr { expr: Expr::Literal(literal), .. }) = call.args.last() else { return Ok(()) };
-        let text = cel::common::ast::LiteralValue::to_val(literal);
-        let Ok(CelValue::String(pattern)) = CelValue::try_from(text.as_ref()) else { return Ok(()) };
+        let Some(pattern) = text(literal) else { return Ok(()) };
         let probe = Program::compile("''.matches(pattern)").map_err(|error| CompileError::Syntax(error.to_string()))?;
         let scope = Scope { variables: HashMap::from([("pattern", CelValue::String(pattern))]) };
         let mut context = Context::default();
@@ -330,6 +337,15 @@ impl Check<'_> {
             return Ok(());
         }
         Err(CompileError::UnknownStep(name.to_owned()))
+    }
+}
+
+/// The text of a literal that is a string.
+fn text(literal: &cel::common::ast::LiteralValue) -> Option<Arc<String>> {
+    let value = literal.to_val();
+    match CelValue::try_from(value.as_ref()) {
+        Ok(CelValue::String(text)) => Some(text),
+        _ => None,
     }
 }
 
@@ -392,6 +408,7 @@ mod tests {
         );
         assert_eq!(compile("finding.rule.lower()").unwrap_err(), CompileError::UnknownFunction("lower".into()));
         assert_eq!(compile("steps.later.outputs.x").unwrap_err(), CompileError::UnknownStep("later".into()));
+        assert_eq!(compile("steps['too-late'].outputs.x").unwrap_err(), CompileError::UnknownStep("too-late".into()));
     }
 
     #[test]

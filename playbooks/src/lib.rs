@@ -10,6 +10,7 @@ pub mod kind;
 pub mod parameters;
 pub mod plan;
 pub mod progress;
+pub mod record;
 pub mod select;
 pub mod template;
 
@@ -17,3 +18,4 @@ pub use compile::{Compiled, Problem, compile};
 pub use facts::{PodFacts, TargetState, World};
 pub use plan::{Decision, Plan, plan};
 pub use progress::{Outcome, UndoOutcome};
+pub use record::{apply, refresh};

@@ -1,7 +1,7 @@
 //! What a run does next. Total and deterministic: the same run, facts and time give the same decisions, and every run comes to an end.
 
 use chrono::{DateTime, Utc};
-use quell_crds::conditions::Reason;
+use quell_crds::conditions::{self, ConditionType, Reason};
 use quell_crds::v1alpha1::{Intent, OnFailure, Phase, RemediationStatus, StepKind, StepRecord, StepState};
 
 use crate::cel::Scope;
@@ -44,7 +44,7 @@ pub enum Decision {
         /// Why.
         message: String,
     },
-    /// The step has failed without a try, or has run out of time.
+    /// The step has failed without a try.
     Fail {
         /// The step.
         step: usize,
@@ -105,21 +105,20 @@ pub fn prepare(steps: &[CompiledStep], status: Option<&RemediationStatus>, now: 
 /// Decides. `scope` is what expressions see: [`World::step_scope`](crate::World::step_scope) for this very status.
 #[must_use]
 pub fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
-    if wants_undo(run) { undo(run, now) } else { go_on(run, scope, now) }
-}
-
-/// Undo was asked for, by a person or by a failed step.
-fn wants_undo(run: Run<'_>) -> bool {
-    run.intent == Intent::Undo || undone_by_failure(run)
-}
-
-fn undone_by_failure(run: Run<'_>) -> bool {
-    let failed = |(step, record): (&CompiledStep, &StepRecord)| {
-        record.state == StepState::Failed && step.step.on_failure == OnFailure::Undo
-    };
     // Once it undoes, it goes on undoing: the failed step's own record may change on the way.
-    (run.status.phase == Phase::Undoing && run.intent == Intent::Run)
-        || run.steps.iter().zip(&run.status.steps).any(failed)
+    if run.intent == Intent::Undo || run.status.phase == Phase::Undoing || any(run, StepState::Failed, OnFailure::Undo)
+    {
+        undo(run, now)
+    } else {
+        go_on(run, scope, now)
+    }
+}
+
+fn any(run: Run<'_>, state: StepState, on_failure: OnFailure) -> bool {
+    run.steps
+        .iter()
+        .zip(&run.status.steps)
+        .any(|(step, record)| record.state == state && step.step.on_failure == on_failure)
 }
 
 fn go_on(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
@@ -127,11 +126,10 @@ fn go_on(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
     if run.status.phase.is_final() {
         return plan;
     }
-    let aborted = run
-        .steps
-        .iter()
-        .zip(&run.status.steps)
-        .any(|(step, record)| record.state == StepState::Failed && step.step.on_failure == OnFailure::Abort);
+    // A step that is being put back has failed already. One that asks for an undo starts it once it is put back.
+    let aborted = any(run, StepState::Failed, OnFailure::Abort)
+        || any(run, StepState::Reverting, OnFailure::Abort)
+        || any(run, StepState::Reverting, OnFailure::Undo);
     for (index, (step, record)) in run.steps.iter().zip(&run.status.steps).enumerate() {
         match record.state {
             StepState::Pending if aborted => plan.decisions.push(Decision::Skip {
@@ -196,7 +194,8 @@ fn perform(step: &CompiledStep, index: usize, scope: &Scope) -> Decision {
     }
 }
 
-/// A step that has begun: out of time, due, or waited for.
+/// A step that has begun: due, or waited for. When its time is over it is looked at once more, for it may have ended well while nobody
+/// looked; [`progress::settle`] then fails it where it hasn't.
 fn under_way(
     plan: &mut Plan,
     step: &CompiledStep,
@@ -207,12 +206,7 @@ fn under_way(
 ) {
     let deadline = progress::deadline(record, &step.step);
     if deadline.is_some_and(|deadline| deadline <= now) {
-        let last = if record.message.is_empty() { String::new() } else { format!("; last: {}", record.message) };
-        plan.decisions.push(Decision::Fail {
-            step: index,
-            reason: Reason::TimedOut,
-            message: format!("did not end in its time{last}"),
-        });
+        plan.decisions.push(perform(step, index, scope));
         return;
     }
     plan.wake_at = earliest(plan.wake_at, deadline);
@@ -256,7 +250,6 @@ fn failures(run: Run<'_>) -> String {
 /// In reverse order, one at a time: each step finds the cluster as it left it.
 fn undo(run: Run<'_>, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
-    let by_failure = undone_by_failure(run);
     let over = match run.intent {
         Intent::Run => run.status.phase.is_final(),
         Intent::Undo => run.status.phase == Phase::Undone || (run.status.phase == Phase::Failed && nothing_left(run)),
@@ -264,9 +257,13 @@ fn undo(run: Run<'_>, now: DateTime<Utc>) -> Plan {
     if over {
         return plan;
     }
+    let failure = failure_to_undo(run);
     if run.status.phase != Phase::Undoing {
-        let message = if by_failure { failures(run) } else { "undo was asked for".into() };
-        plan.decisions.push(Decision::Enter { phase: Phase::Undoing, reason: Reason::InProgress, message });
+        let (reason, message) = match failure {
+            Some(failure) => (Reason::StepFailed, failure),
+            None => (Reason::InProgress, "undo was asked for".into()),
+        };
+        plan.decisions.push(Decision::Enter { phase: Phase::Undoing, reason, message });
         return plan;
     }
     for (index, (step, record)) in run.steps.iter().zip(&run.status.steps).enumerate().rev() {
@@ -294,9 +291,23 @@ fn undo(run: Run<'_>, now: DateTime<Utc>) -> Plan {
         }
     }
     if plan.decisions.is_empty() {
-        plan.decisions.push(finish_undo(run, by_failure));
+        plan.decisions.push(finish_undo(run, failure));
     }
     plan
+}
+
+/// The failure on account of which the run is undone, where no person has asked for it. While the run is undone the failed step's record
+/// tells of its undo; the condition keeps the failure.
+fn failure_to_undo(run: Run<'_>) -> Option<String> {
+    if run.intent == Intent::Undo {
+        return None;
+    }
+    if run.status.phase != Phase::Undoing {
+        return Some(failures(run));
+    }
+    conditions::find(&run.status.conditions, ConditionType::Complete)
+        .filter(|complete| complete.reason == Reason::StepFailed.to_string())
+        .map(|complete| complete.message.clone())
 }
 
 /// Whether an undo has been through all steps already, and could not undo some.
@@ -310,7 +321,7 @@ fn nothing_left(run: Run<'_>) -> bool {
         && !run.steps.iter().zip(&run.status.steps).any(could_be)
 }
 
-fn finish_undo(run: Run<'_>, by_failure: bool) -> Decision {
+fn finish_undo(run: Run<'_>, failure: Option<String>) -> Decision {
     let undone = names(run, |record| record.state == StepState::Undone);
     let left = names(run, |record| record.state == StepState::NotUndone);
     let told = match (undone.is_empty(), left.is_empty()) {
@@ -319,15 +330,12 @@ fn finish_undo(run: Run<'_>, by_failure: bool) -> Decision {
         (true, false) => format!("not undone: {}", left.join(", ")),
         (false, false) => format!("undone: {}; not undone: {}", undone.join(", "), left.join(", ")),
     };
-    match (left.is_empty(), by_failure) {
-        (true, false) => Decision::Enter { phase: Phase::Undone, reason: Reason::Undone, message: told },
-        (false, false) => Decision::Enter { phase: Phase::Failed, reason: Reason::UndoIncomplete, message: told },
-        (_, true) => {
-            let failures = failures(run);
-            let message = if failures.is_empty() { told } else { format!("{failures}; {told}") };
-            Decision::Enter { phase: Phase::Failed, reason: Reason::StepFailed, message }
-        }
-    }
+    let (phase, reason, message) = match failure {
+        Some(failure) => (Phase::Failed, Reason::StepFailed, format!("{failure}; {told}")),
+        None if left.is_empty() => (Phase::Undone, Reason::Undone, told),
+        None => (Phase::Failed, Reason::UndoIncomplete, told),
+    };
+    Decision::Enter { phase, reason, message }
 }
 
 fn names(run: Run<'_>, which: impl Fn(&StepRecord) -> bool) -> Vec<&str> {

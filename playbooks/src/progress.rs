@@ -41,6 +41,8 @@ pub enum Outcome {
         message: String,
         /// Another try may mend it.
         transient: bool,
+        /// What came of it all the same, for the next try: a channel that was told isn't told again.
+        outputs: BTreeMap<String, String>,
         /// What was changed all the same.
         receipt: Option<Receipt>,
     },
@@ -75,11 +77,16 @@ const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 /// How often an undo is tried before a person must look: enough for an API server that restarts.
 const UNDO_TRIES: i32 = 12;
+/// Most outputs that a record holds.
+const MOST_OUTPUTS: usize = 32;
 /// Longest message that a record holds, in bytes.
 const LONGEST_MESSAGE: usize = 2048;
 
-/// The record of a step that begins, or begins a further try.
+/// The record of a step that begins, or begins a further try. A try that is under way goes on as the same one.
 pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
+    if !matches!(record.state, StepState::Pending | StepState::Retrying) {
+        return;
+    }
     record.state = StepState::Running;
     record.attempts += 1;
     record.started_at.get_or_insert(now);
@@ -88,27 +95,38 @@ pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
 
 /// Writes what became of a try into the record. `key` identifies run and step; it spreads the waits of many runs.
 pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str, now: DateTime<Utc>) {
+    begin(record, now);
+    let too_late = deadline(record, step).is_some_and(|deadline| deadline <= now);
     match outcome {
         Outcome::Done { message, outputs, receipt } => {
-            record.outputs.extend(outputs);
+            hand_on(&mut record.outputs, outputs);
             keep(&mut record.receipt, receipt);
             end(record, StepState::Succeeded, Reason::Succeeded, &message, now);
         }
+        Outcome::Pending { message, receipt, .. } if too_late => {
+            keep(&mut record.receipt, receipt);
+            time_out(record, step, &message, now);
+        }
+        Outcome::Failed { message, transient: true, receipt, .. } if too_late => {
+            keep(&mut record.receipt, receipt);
+            time_out(record, step, &message, now);
+        }
         Outcome::Pending { message, outputs, receipt, look_again } => {
-            record.outputs.extend(outputs);
+            hand_on(&mut record.outputs, outputs);
             keep(&mut record.receipt, receipt);
             record.reason = Reason::InProgress.to_string();
-            record.message = shorten(&message);
+            record.message = shorten(&message, LONGEST_MESSAGE);
             record.next_at = look_again.and_then(|wait| later(now, wait));
         }
-        Outcome::Failed { reason, message, transient, receipt } => {
+        Outcome::Failed { reason, message, transient, outputs, receipt } => {
+            record.outputs.extend(outputs);
             keep(&mut record.receipt, receipt);
             let retry = step.retry.clone().unwrap_or_default();
             if transient && record.attempts <= retry.limit {
                 let wait = backoff(&retry, record.attempts, key);
                 record.state = StepState::Retrying;
                 record.reason = reason.to_string();
-                record.message = shorten(&message);
+                record.message = shorten(&message, LONGEST_MESSAGE);
                 record.next_at = later(now, wait);
             } else {
                 fail(record, step, reason, &message, now);
@@ -117,12 +135,19 @@ pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str,
     }
 }
 
+fn time_out(record: &mut StepRecord, step: &Step, last: &str, now: DateTime<Utc>) {
+    let last = if last.is_empty() { String::new() } else { format!("; last: {last}") };
+    fail(record, step, Reason::TimedOut, &format!("did not end in its time{last}"), now);
+}
+
 /// The step failed for good; what it had changed is put back first where its kind asks for that.
 pub fn fail(record: &mut StepRecord, step: &Step, reason: Reason, message: &str, now: DateTime<Utc>) {
     if traits(&step.kind).put_back_on_failure && record.receipt.is_some() {
         record.state = StepState::Reverting;
         record.reason = reason.to_string();
-        record.message = shorten(message);
+        record.message = shorten(message, LONGEST_MESSAGE);
+        // From here on it counts the tries to put back, however many the step itself has had.
+        record.attempts = 0;
         record.next_at = None;
     } else {
         end(record, StepState::Failed, reason, message, now);
@@ -135,10 +160,10 @@ pub fn settle_revert(record: &mut StepRecord, outcome: UndoOutcome, key: &str, n
     record.state = StepState::Failed;
     match outcome {
         UndoOutcome::Undone { message } => {
-            record.message = shorten(&format!("{failure}; {message}"));
+            record.message = shorten(&format!("{failure}; {message}"), LONGEST_MESSAGE);
             record.receipt = None;
         }
-        UndoOutcome::LeftAlone { message, .. } => record.message = shorten(&format!("{failure}; {message}")),
+        UndoOutcome::LeftAlone { message, .. } => record.message = shorten(&format!("{failure}; {message}"), LONGEST_MESSAGE),
         UndoOutcome::TryAgain { message, .. } => {
             record.attempts += 1;
             if record.attempts <= UNDO_TRIES {
@@ -146,7 +171,7 @@ pub fn settle_revert(record: &mut StepRecord, outcome: UndoOutcome, key: &str, n
                 record.next_at = later(now, backoff(&Retry::default(), record.attempts, key));
                 return;
             }
-            record.message = shorten(&format!("{failure}; it could not be put back: {message}"));
+            record.message = shorten(&format!("{failure}; it could not be put back: {message}"), LONGEST_MESSAGE);
         }
     }
     record.next_at = None;
@@ -168,7 +193,7 @@ pub fn settle_undo(record: &mut StepRecord, outcome: UndoOutcome, key: &str, now
             }
             record.state = StepState::Undoing;
             record.reason = reason.to_string();
-            record.message = shorten(&message);
+            record.message = shorten(&message, LONGEST_MESSAGE);
             record.next_at = later(now, backoff(&Retry::default(), record.attempts, key));
         }
     }
@@ -178,7 +203,7 @@ pub fn settle_undo(record: &mut StepRecord, outcome: UndoOutcome, key: &str, now
 pub fn end(record: &mut StepRecord, state: StepState, reason: Reason, message: &str, now: DateTime<Utc>) {
     record.state = state;
     record.reason = reason.to_string();
-    record.message = shorten(message);
+    record.message = shorten(message, LONGEST_MESSAGE);
     record.next_at = None;
     record.finished_at = Some(now);
 }
@@ -198,6 +223,15 @@ fn keep(there: &mut Option<Receipt>, new: Option<Receipt>) {
     }
 }
 
+/// Adds outputs, as many as a record holds: one that holds more could not be written down at all.
+fn hand_on(there: &mut BTreeMap<String, String>, new: BTreeMap<String, String>) {
+    for (key, value) in new {
+        if there.len() < MOST_OUTPUTS || there.contains_key(&key) {
+            there.insert(key, value);
+        }
+    }
+}
+
 /// Doubled for each try, bounded, and spread by up to a quarter either way; the same for the same key and try.
 fn backoff(retry: &Retry, attempts: i32, key: &str) -> Duration {
     let first = retry.backoff.map_or(FIRST_BACKOFF, quell_crds::v1alpha1::Duration::get);
@@ -212,10 +246,12 @@ fn later(at: DateTime<Utc>, wait: Duration) -> Option<DateTime<Utc>> {
     at.checked_add_signed(TimeDelta::from_std(wait).ok()?)
 }
 
-fn shorten(message: &str) -> String {
-    if message.len() <= LONGEST_MESSAGE {
+/// The message, cut to at most `longest` bytes.
+pub(crate) fn shorten(message: &str, longest: usize) -> String {
+    if message.len() <= longest {
         return message.to_owned();
     }
-    let end = (0..=LONGEST_MESSAGE - 4).rev().find(|&i| message.is_char_boundary(i)).unwrap_or_default();
+    let room = longest.saturating_sub('…'.len_utf8());
+    let end = (0..=room).rev().find(|&i| message.is_char_boundary(i)).unwrap_or_default();
     format!("{}…", &message[..end])
 }

@@ -208,7 +208,7 @@ pub struct StepRecord {
     pub next_at: Option<DateTime<Utc>>,
     /// What it hands to later steps, as `steps.<name>.outputs.<key>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 40))]
     pub outputs: BTreeMap<String, String>,
     /// What was changed, and what was there before: what undo works from.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,13 +17,10 @@ const ELEMENTS: usize = 64;
 
 /// The first `characters` of a text, the last of them an ellipsis where something was cut. Kubernetes counts characters, too.
 pub(crate) fn cut(text: &str, characters: usize) -> String {
-    match text.char_indices().nth(characters) {
-        None => text.to_owned(),
-        Some(_) => {
-            let kept: String = text.chars().take(characters.saturating_sub(1)).collect();
-            kept + "…"
-        }
+    if text.chars().nth(characters).is_none() {
+        return text.to_owned();
     }
+    text.chars().take(characters.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// The details of a signal within their bounds: long strings cut, what is too much left out. What was cut is listed under

@@ -3,8 +3,8 @@
 /// An image, as far as a tool named it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageRef {
-    /// Registry, repository and tag, without the digest. As Falco writes it (which may leave out registry and tag); of
-    /// scanners in the form of [`normalize_image`].
+    /// Registry, repository and tag, without the digest. As Falco writes it, which may leave out registry and tag; of
+    /// scanners the result of [`normalize_image`], to be compared with that of a pod's image as it is.
     pub reference: String,
     /// Digest of the image's manifest, such as `sha256:…`.
     pub digest: Option<String>,
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn normalizing_twice_changes_nothing() {
-        for reference in ["nginx", "a:5/b", "a.b/c:d", "ghcr.io/x/y", ":", "/", "a//b", "@", "a:@sha256:12"] {
+        for reference in ["nginx", "a:5/b", "a.b/c:d", "ghcr.io/x/y", ":", "/", "a//b", "a:"] {
             let once = normalize_image(reference);
             assert_eq!(normalize_image(&once), once, "{reference}");
         }

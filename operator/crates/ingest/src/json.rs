@@ -6,22 +6,24 @@ use crate::{MAX_SIGNALS, Unreadable};
 
 /// One object of a body, and where in the body it stands.
 pub(crate) struct Object {
-    at: Vec<String>,
+    /// The line of the value, where the body has several.
+    line: Option<usize>,
+    /// The way from that value to this object.
+    path: String,
     pub(crate) fields: Map<String, Value>,
 }
 
 impl Object {
     /// The way to a field of this object from the top of the body.
     pub(crate) fn at(&self, field: &str) -> String {
-        let mut way = self.at.join(", ");
-        if !way.is_empty() && !field.is_empty() {
-            way.push_str(if way.ends_with(']') { "." } else { ", " });
-        }
-        way + field
+        let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
+        self.line.map_or(path.clone(), |line| format!("line {line}, {path}"))
     }
 
+    /// An object that is in a field of this one.
     pub(crate) fn inside(&self, field: &str, fields: Map<String, Value>) -> Self {
-        Self { at: vec![self.at(field)], fields }
+        let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
+        Self { line: self.line, path, fields }
     }
 }
 
@@ -40,18 +42,16 @@ pub(crate) fn objects(body: &[u8]) -> Result<Vec<Object>, Unreadable> {
         let end = values.byte_offset();
         let text = body.get(start..end).unwrap_or_default();
         let before = text.iter().take_while(|byte| byte.is_ascii_whitespace());
-        let at = if start == 0 { Vec::new() } else { vec![format!("line {}", line + lines(before))] };
+        let at = (start > 0).then(|| line + lines(before));
         line += lines(text.iter());
         start = end;
         match value {
             Value::Array(items) => {
                 for (index, item) in items.into_iter().enumerate() {
-                    let mut at = at.clone();
-                    at.push(format!("[{index}]"));
-                    push(&mut objects, at, item)?;
+                    push(&mut objects, at, format!("[{index}]"), item)?;
                 }
             }
-            value => push(&mut objects, at, value)?,
+            value => push(&mut objects, at, String::new(), value)?,
         }
     }
     if start == 0 {
@@ -64,23 +64,22 @@ fn lines<'a>(text: impl Iterator<Item = &'a u8>) -> usize {
     text.filter(|byte| **byte == b'\n').count()
 }
 
-fn push(objects: &mut Vec<Object>, at: Vec<String>, value: Value) -> Result<(), Unreadable> {
-    if objects.len() == MAX_SIGNALS {
-        return Err(Unreadable::new(
-            at.join(", "),
-            format!("more than {MAX_SIGNALS} reports in one body: send them in parts"),
-        ));
-    }
-    match value {
+fn push(objects: &mut Vec<Object>, line: Option<usize>, path: String, value: Value) -> Result<(), Unreadable> {
+    let problem = match value {
+        _ if objects.len() == MAX_SIGNALS => format!("more than {MAX_SIGNALS} reports in one body: send them in parts"),
         Value::Object(fields) => {
-            objects.push(Object { at, fields });
-            Ok(())
+            objects.push(Object { line, path, fields });
+            return Ok(());
         }
-        other => {
-            let at = if at.is_empty() { "line 1, column 1".to_owned() } else { at.join(", ") };
-            Err(Unreadable::new(at, format!("a JSON object was expected, this is {}", kind_of(&other))))
-        }
-    }
+        other => format!("a JSON object was expected, this is {}", kind_of(&other)),
+    };
+    let at = match (line, path.as_str()) {
+        (None, "") => "line 1".to_owned(),
+        (None, path) => path.to_owned(),
+        (Some(line), "") => format!("line {line}"),
+        (Some(line), path) => format!("line {line}, {path}"),
+    };
+    Err(Unreadable::new(at, problem))
 }
 
 /// What a value is, for a message.
@@ -119,7 +118,7 @@ mod tests {
         assert_eq!(refused(""), "line 1, column 1: the body is empty, a JSON object was expected");
         assert_eq!(refused("[{}, 3]"), "[1]: a JSON object was expected, this is a number");
         assert_eq!(refused("{}\n{\"a\": }"), "line 2, column 7: not JSON: expected value");
-        assert_eq!(refused("{\"a\": [1, "), "line 1, column 10: the JSON ends too soon: EOF while parsing a list");
+        assert_eq!(refused("{\"a\": [1, "), "line 1, column 10: the JSON ends too soon: EOF while parsing a value");
     }
 
     #[test]

@@ -10,6 +10,10 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+/// Most elements of one list that is kept as it is read: no report has so many, and an empty element takes a hundred times
+/// the memory of its text.
+const ELEMENTS: usize = 100_000;
+
 /// A text that says something: not empty, and not Falco's `<NA>`.
 pub(crate) fn known(text: &str) -> Option<&str> {
     let text = text.trim();
@@ -193,6 +197,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = seq.next_element::<Option<T>>()? {
+            if list.len() == ELEMENTS {
+                return Err(A::Error::custom(format_args!("more than {ELEMENTS} elements in one list")));
+            }
             list.extend(item);
         }
         Ok(List(list))
@@ -245,6 +252,13 @@ mod tests {
         assert!(items(json!(null)).is_empty() && items(json!("")).is_empty());
         assert!(serde_json::from_value::<List<Item>>(json!(7)).is_err());
         assert_eq!(serde_json::from_value::<List<Text>>(json!("x")).unwrap().0, [Text("x".to_owned())]);
+    }
+
+    #[test]
+    fn a_list_longer_than_any_report_has_is_refused() {
+        let list = |length: usize| serde_json::from_str::<List<Text>>(&format!("[{}0]", "0,".repeat(length - 1)));
+        assert_eq!(list(ELEMENTS).unwrap().0.len(), ELEMENTS);
+        assert!(list(ELEMENTS + 1).unwrap_err().to_string().starts_with("more than 100000 elements"));
     }
 
     #[test]

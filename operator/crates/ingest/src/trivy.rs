@@ -29,7 +29,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
     match body.trim_ascii_start().first() {
         // Schema 1: a list of results, or null where there were none.
         Some(b'[') => {
-            let results = parse::<Vec<Scanned>>(body)?;
+            let List(results) = parse::<List<Scanned>>(body)?;
             if let Some(index) = results.iter().position(|result| result.target.known().is_none()) {
                 return Err(Unreadable::new(
                     format!("[{index}].Target"),

@@ -117,9 +117,8 @@ fn report(mut object: Object) -> Result<Option<Signal>, Unreadable> {
     };
     let at = object.at("report");
     let report: Report = serde_json::from_value(report).map_err(|error| Unreadable::new(at, error.to_string()))?;
-    let metadata = match field(&object.fields, "metadata") {
-        Some(Value::Object(metadata)) => metadata,
-        _ => return Err(Unreadable::new(object.at("metadata"), "missing: its labels say what the report is about")),
+    let Some(Value::Object(metadata)) = field(&object.fields, "metadata") else {
+        return Err(Unreadable::new(object.at("metadata"), "missing: its labels say what the report is about"));
     };
     let image = report.image();
     let Some(about) = about(metadata, image.clone()) else {

@@ -41,7 +41,8 @@ impl Courier {
     /// A courier that trusts Mozilla's roots and `extra_roots`, one or more certificates in PEM: the authority of a company's
     /// own mail server, or of a proxy that looks into TLS.
     ///
-    /// Needs no process-wide rustls provider: it brings its own.
+    /// Needs no process-wide rustls provider: it brings its own. `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the process
+    /// count for webhooks and Slack, since many clusters have no other way out.
     pub fn new(extra_roots: Option<&[u8]>) -> Result<Self, SetupError> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in extra_roots.map(certificates).transpose()?.into_iter().flatten() {

@@ -10,6 +10,26 @@ use crate::{DeliveryError, Secret, slack, smtp, webhook};
 #[derive(Clone, PartialEq, Eq)]
 pub enum Destination {
     /// POST of a signed JSON document.
+    ///
+    /// ```json
+    /// {
+    ///   "key": "…",
+    ///   "at": "2026-11-21T12:00:00Z",
+    ///   "severity": "Critical",
+    ///   "title": "…",
+    ///   "text": "…",
+    ///   "fields": {"Pod": "shop/web-0"}
+    /// }
+    /// ```
+    ///
+    /// `key` is the same for each try, as in the header `Idempotency-Key`. `at` is RFC 3339 in UTC. `fields` are in the order
+    /// of the message; values of the same name are joined by a line break. Keys may be added; none is renamed or removed
+    /// within `v1alpha1`.
+    ///
+    /// `Quell-Signature` is `t=<unix seconds>,v1=<hexadecimal>`, where `v1` is the HMAC-SHA256 (RFC 2104) of `<t>.<body>`. A
+    /// receiver computes it over the bytes that it got, compares in constant time, and refuses a `t` that is minutes old.
+    ///
+    /// 2xx is success; 408, 429 and 5xx are transient; all else, redirects too, is a refusal.
     Webhook {
         /// Where to.
         url: Url,

@@ -12,7 +12,7 @@ use crate::DeliveryError;
 /// As much of an answer as is read: a receiver's reason is short, and its body is not ours to download.
 const ANSWER_LIMIT: usize = 4 * 1024;
 /// The longest wait that a receiver can ask for: a message is not to be put off for ever by a header.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(24);
 
 /// Sends the request and judges the answer; `said` makes a receiver's words fit to be shown.
 pub(crate) async fn send(
@@ -21,7 +21,7 @@ pub(crate) async fn send(
     receiver: String,
     said: impl Fn(&str) -> String,
 ) -> Result<(), DeliveryError> {
-    let mut response = match request.timeout(limit * 1000).send().await {
+    let mut response = match request.timeout(limit).send().await {
         Ok(response) => response,
         Err(error) => return Err(failed(error, limit, receiver)),
     };
@@ -30,17 +30,20 @@ pub(crate) async fn send(
         return Ok(());
     }
     let code = status.as_u16();
-    if is_transient(status) {
-        let retry_after = retry_after(response.headers(), Utc::now());
-        let answer = format!("{status}: {}", said(&beginning(&mut response).await));
-        return Err(DeliveryError::TooBusy { receiver, code, answer: tidy(answer), retry_after });
-    }
     if status.is_redirection() {
         let answer = format!("{status}, a redirect, which Quell doesn't follow");
         return Err(DeliveryError::Refused { receiver, code: Some(code), answer });
     }
-    let answer = format!("{status}: {}", said(&beginning(&mut response).await));
-    Err(DeliveryError::Refused { receiver, code: Some(code), answer: tidy(answer) })
+    let retry_after = retry_after(response.headers(), Utc::now());
+    let answer = match said(&beginning(&mut response).await) {
+        said if said.is_empty() => status.to_string(),
+        said => format!("{status}: {said}"),
+    };
+    if is_transient(status) {
+        Err(DeliveryError::TooBusy { receiver, code, answer, retry_after })
+    } else {
+        Err(DeliveryError::Refused { receiver, code: Some(code), answer })
+    }
 }
 
 /// RFC 9110 section 15 and RFC 6585 section 4: timeouts, throttling and errors of the server pass.
@@ -73,10 +76,6 @@ async fn beginning(response: &mut Response) -> String {
         body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_LIMIT - body.len())]);
     }
     String::from_utf8_lossy(&body).into_owned()
-}
-
-fn tidy(answer: String) -> String {
-    answer.strip_suffix(": ").map_or_else(|| answer.clone(), str::to_owned)
 }
 
 /// Seconds or a date (RFC 9110 section 10.2.3). What can't be understood counts as not said.

@@ -45,6 +45,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_has_no_control_characters() {
+        assert_eq!(one_line("a\r\nBcc: b\u{85}c\0"), "a  Bcc: b c ");
+    }
+
+    #[test]
     fn a_cut_text_says_so_and_keeps_its_limit() {
         assert_eq!(cut("äöü", 3), "äöü");
         assert_eq!(cut("äöüß", 3), "äö…");

@@ -1,19 +1,4 @@
-//! A signed JSON document, POSTed.
-//!
-//! ```json
-//! {
-//!   "key": "…",                      the same for each try, as in the header Idempotency-Key
-//!   "at": "2026-11-21T12:00:00Z",    RFC 3339, UTC
-//!   "severity": "Critical",          Info, Low, Medium, High or Critical
-//!   "title": "…",
-//!   "text": "…",
-//!   "fields": {"Pod": "shop/web-0"}  names and values, in order; values of the same name are joined by a line break
-//! }
-//! ```
-//!
-//! Keys may be added; none is renamed or removed within `v1alpha1`. `Quell-Signature` is `t=<unix seconds>,v1=<hex>`, where
-//! `v1` is the HMAC-SHA256 (RFC 2104, FIPS 180-4) of `<t>.<body>`. A receiver computes it over the bytes it got, compares
-//! in constant time, and refuses a `t` that is minutes old; repeats it knows by the key.
+//! A signed JSON document, POSTed. Its shape and its signature are promised at [`Destination::Webhook`].
 
 use std::fmt::Write as _;
 use std::time::Duration;

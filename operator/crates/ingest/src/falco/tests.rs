@@ -150,7 +150,7 @@ fn lines_and_arrays_of_alerts_are_read_one_by_one() {
     assert!(refused(&format!("[{alert},{{}}]")).starts_with("[1].rule: missing"));
 }
 
-fn audit(fields: Value) -> Signal {
+fn audit(fields: &Value) -> Signal {
     read_one(&json!({
         "rule": "Audited", "priority": "Notice", "source": "k8s_audit", "hostname": "control", "output_fields": fields,
     }))
@@ -158,7 +158,7 @@ fn audit(fields: Value) -> Signal {
 
 #[test]
 fn an_audited_request_for_a_pod_is_about_the_pod() {
-    let signal = audit(json!({
+    let signal = audit(&json!({
         "ka.target.resource": "pods", "ka.target.subresource": "exec", "ka.target.namespace": "shop",
         "ka.target.name": "web-1", "ka.user.name": "eve", "ka.verb": "create",
         "ka.req.pod.containers.image": ["ghcr.io/acme/web:1"],
@@ -195,11 +195,11 @@ fn an_audited_request_for_another_object_is_about_that_object() {
         ),
         (json!({"ka.uri": "/healthz", "ka.verb": "get"}), ("", "External", "", "k8s_audit")),
     ] {
-        let about = audit(fields).about;
+        let about = audit(&fields).about;
         let About::Workload { api_version, kind, namespace, name, .. } = &about else { panic!("an object: {about:?}") };
         assert_eq!((api_version.as_str(), kind.as_str(), namespace.as_str(), name.as_str()), expected);
     }
-    let node = audit(json!({"ka.target.resource": "nodes", "ka.target.name": "node-7"}));
+    let node = audit(&json!({"ka.target.resource": "nodes", "ka.target.name": "node-7"}));
     assert_eq!(node.about, About::Node { name: "node-7".to_owned() });
 }
 

@@ -199,7 +199,9 @@ fn within(value: &serde_json::Value, schema: &serde_json::Value, path: &str) {
         }
         serde_json::Value::Array(items) => {
             assert!(limit("maxItems").is_none_or(|most| items.len() <= most), "{path}");
-            items.iter().for_each(|item| within(item, &schema["items"], path));
+            for item in items {
+                within(item, &schema["items"], path);
+            }
         }
         serde_json::Value::String(text) => {
             let length = text.chars().count();

@@ -99,11 +99,14 @@ pub(super) struct Vulnerable {
 
 /// Scores of one who rates vulnerabilities.
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(default)]
 struct Cvss {
-    v2_score: Text,
-    v3_score: Text,
-    v40_score: Text,
+    #[serde(rename = "V2Score")]
+    v2: Text,
+    #[serde(rename = "V3Score")]
+    v3: Text,
+    #[serde(rename = "V40Score")]
+    v40: Text,
 }
 
 /// A check of a configuration.
@@ -159,7 +162,7 @@ impl Vulnerable {
 
 impl Cvss {
     fn score(&self) -> Option<f64> {
-        [&self.v3_score, &self.v40_score, &self.v2_score]
+        [&self.v3, &self.v40, &self.v2]
             .into_iter()
             .filter_map(|score| score.known()?.parse().ok())
             .find(|score: &f64| *score > 0.0 && *score <= 10.0)

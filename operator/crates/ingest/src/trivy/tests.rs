@@ -216,3 +216,21 @@ fn more_objects_with_problems_than_the_limit_are_refused() {
         (0..=MAX_SIGNALS).map(|i| json!({"Kind": "Role", "Name": format!("r{i}"), "Results": failed})).collect();
     assert!(refused(&json!({"Resources": resources}).to_string()).starts_with("Resources: 1001 problems in one body"));
 }
+
+#[test]
+fn nesting_that_would_overflow_the_stack_is_refused_or_skipped() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = format!("{}0{}", open.repeat(500_000), close.repeat(500_000));
+        let reports = [
+            format!(r#"{{"ArtifactName": "x", "Results": [], "Unread": {deep}}}"#),
+            format!(r#"{{"ArtifactName": {deep}}}"#),
+            format!(r#"{{"Results": {deep}}}"#),
+            deep,
+        ];
+        for report in reports {
+            if let Err(unreadable) = read(report.as_bytes()) {
+                assert!(unreadable.problem.len() < 250, "{unreadable}");
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use quell_notify::{Courier, DeliveryError, Destination, Message};
 
 use crate::support::mail::{MailServer, Rules};
 use crate::support::pki::Authority;
-use crate::support::{closed_port, courier, hasty, key, message, resolve};
+use crate::support::{closed_port, courier, in_haste, key, message, resolve};
 
 const PASSWORD: &str = "open sesame";
 
@@ -206,7 +206,7 @@ async fn a_refused_connection_and_a_silent_server_are_transient() {
     assert!(matches!(error, DeliveryError::Unreachable { .. }) && error.is_transient(), "{error}");
 
     let server = MailServer::start(Rules { silent: true, ..Rules::default() }).await;
-    let error = hasty().deliver(&to(channel(server.port, Encryption::None)), &message()).await.expect_err("silence");
+    let error = in_haste(&to(channel(server.port, Encryption::None))).await;
     assert!(matches!(error, DeliveryError::Unreachable { .. }) && error.is_transient(), "{error}");
 }
 

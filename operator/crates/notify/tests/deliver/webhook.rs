@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::http::{Answer, Receiver};
 use crate::support::pki::Authority;
-use crate::support::{closed_port, courier, hasty, key, message, resolve};
+use crate::support::{closed_port, courier, in_haste, key, message, resolve};
 
 const HMAC_KEY: &str = "the key of the signature";
 
@@ -125,7 +125,7 @@ async fn a_refused_connection_is_transient() {
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let receiver = Receiver::start(Answer::Never);
-    let error = hasty().deliver(&to(&receiver), &message()).await.expect_err("no answer");
+    let error = in_haste(&to(&receiver)).await;
     assert!(matches!(error, DeliveryError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("within 150ms"), "{error}");
 }

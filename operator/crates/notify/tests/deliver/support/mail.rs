@@ -177,18 +177,16 @@ impl Handler for Clerk {
     }
 
     fn mail(&mut self, _: IpAddr, _: &str, from: &str) -> Response {
-        self.current.from = from.to_owned();
+        from.clone_into(&mut self.current.from);
         OK
     }
 
     fn rcpt(&mut self, to: &str) -> Response {
-        match self.rules.refuses.iter().find(|(refused, ..)| *refused == to) {
-            Some((_, code, said)) => Response::custom(*code, (*said).to_owned()),
-            None => {
-                self.current.to.push(to.to_owned());
-                OK
-            }
+        if let Some((_, code, said)) = self.rules.refuses.iter().find(|(refused, ..)| *refused == to) {
+            return Response::custom(*code, (*said).to_owned());
         }
+        self.current.to.push(to.to_owned());
+        OK
     }
 
     fn data(&mut self, line: &[u8]) -> io::Result<()> {

@@ -26,9 +26,12 @@ pub fn courier() -> Courier {
     Courier::new(None).expect("a courier")
 }
 
-/// A courier that gives up at once, for servers that never answer.
-pub fn hasty() -> Courier {
-    courier().with_timeout(Duration::from_millis(150))
+/// How a courier that gives up at once fares with a server that never answers.
+pub async fn in_haste(destination: &Destination) -> DeliveryError {
+    let hasty = courier().with_timeout(Duration::from_millis(150));
+    let message = message();
+    let delivery = tokio::time::timeout(Duration::from_secs(10), hasty.deliver(destination, &message));
+    delivery.await.expect("it gives up").expect_err("no answer")
 }
 
 pub fn key(name: &str) -> SecretKey {
