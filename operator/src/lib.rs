@@ -1,1 +1,18 @@
-//! operator
+//! The controller of Quell: signals in, Findings out, playbooks run.
+
+mod caches;
+mod declared;
+mod engine;
+mod identity;
+mod intake;
+mod lanes;
+mod leader;
+mod metrics;
+mod mirror;
+pub mod operator;
+mod probes;
+pub mod rbac;
+pub mod settings;
+
+pub use operator::{OperatorError, run, run_with};
+pub use settings::{Command, LogFormat, Settings, Task};

@@ -99,28 +99,24 @@ pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str,
     let too_late = deadline(record, step).is_some_and(|deadline| deadline <= now);
     match outcome {
         Outcome::Done { message, outputs, receipt } => {
-            hand_on(&mut record.outputs, outputs);
-            keep(&mut record.receipt, receipt);
+            keep(record, outputs, receipt);
             end(record, StepState::Succeeded, Reason::Succeeded, &message, now);
         }
-        Outcome::Pending { message, receipt, .. } if too_late => {
-            keep(&mut record.receipt, receipt);
-            time_out(record, step, &message, now);
-        }
-        Outcome::Failed { message, transient: true, receipt, .. } if too_late => {
-            keep(&mut record.receipt, receipt);
+        Outcome::Pending { message, outputs, receipt, .. }
+        | Outcome::Failed { message, transient: true, outputs, receipt, .. }
+            if too_late =>
+        {
+            keep(record, outputs, receipt);
             time_out(record, step, &message, now);
         }
         Outcome::Pending { message, outputs, receipt, look_again } => {
-            hand_on(&mut record.outputs, outputs);
-            keep(&mut record.receipt, receipt);
+            keep(record, outputs, receipt);
             record.reason = Reason::InProgress.to_string();
             record.message = shorten(&message, LONGEST_MESSAGE);
             record.next_at = look_again.and_then(|wait| later(now, wait));
         }
         Outcome::Failed { reason, message, transient, outputs, receipt } => {
-            record.outputs.extend(outputs);
-            keep(&mut record.receipt, receipt);
+            keep(record, outputs, receipt);
             let retry = step.retry.clone().unwrap_or_default();
             if transient && record.attempts <= retry.limit {
                 let wait = backoff(&retry, record.attempts, key);
@@ -216,18 +212,14 @@ pub fn deadline(record: &StepRecord, step: &Step) -> Option<DateTime<Utc>> {
 }
 
 /// A receipt that is there is never overwritten: what a second try finds in place is what the first one wrote, not what was there
-/// before it.
-fn keep(there: &mut Option<Receipt>, new: Option<Receipt>) {
-    if there.is_none() {
-        *there = new;
+/// before it. Of outputs, as many are taken as a record holds: one that holds more could not be written down at all.
+fn keep(record: &mut StepRecord, outputs: BTreeMap<String, String>, receipt: Option<Receipt>) {
+    if record.receipt.is_none() {
+        record.receipt = receipt;
     }
-}
-
-/// Adds outputs, as many as a record holds: one that holds more could not be written down at all.
-fn hand_on(there: &mut BTreeMap<String, String>, new: BTreeMap<String, String>) {
-    for (key, value) in new {
-        if there.len() < MOST_OUTPUTS || there.contains_key(&key) {
-            there.insert(key, value);
+    for (key, value) in outputs {
+        if record.outputs.len() < MOST_OUTPUTS || record.outputs.contains_key(&key) {
+            record.outputs.insert(key, value);
         }
     }
 }

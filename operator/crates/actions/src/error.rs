@@ -1,5 +1,7 @@
 //! Why an action failed.
 
+use std::collections::BTreeMap;
+
 use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::Receipt;
 use quell_notify::DeliveryError;
@@ -34,6 +36,8 @@ pub enum ActionError {
         message: String,
         /// Another try may find it otherwise.
         transient: bool,
+        /// What came of it all the same, for the next try.
+        outputs: BTreeMap<String, String>,
         /// What was changed all the same.
         receipt: Option<Box<Receipt>>,
     },
@@ -43,13 +47,31 @@ impl ActionError {
     /// A refusal that another try can't mend.
     #[must_use]
     pub fn refused(reason: Reason, message: impl Into<String>) -> Self {
-        Self::Refused { reason, message: message.into(), transient: false, receipt: None }
+        Self::Refused { reason, message: message.into(), transient: false, outputs: BTreeMap::new(), receipt: None }
     }
 
     /// A refusal that another try may mend.
     #[must_use]
     pub fn for_now(reason: Reason, message: impl Into<String>) -> Self {
-        Self::Refused { reason, message: message.into(), transient: true, receipt: None }
+        Self::Refused { reason, message: message.into(), transient: true, outputs: BTreeMap::new(), receipt: None }
+    }
+
+    /// A refusal after something was changed: the record keeps what undo needs.
+    #[must_use]
+    pub fn after_change(mut self, changed: Receipt) -> Self {
+        if let Self::Refused { receipt, .. } = &mut self {
+            *receipt = Some(Box::new(changed));
+        }
+        self
+    }
+
+    /// A refusal of which something came all the same: the record keeps it for the next try.
+    #[must_use]
+    pub fn with_outputs(mut self, add: impl IntoIterator<Item = (String, String)>) -> Self {
+        if let Self::Refused { outputs, .. } = &mut self {
+            outputs.extend(add);
+        }
+        self
     }
 
     /// What the API server answered to an attempt.
@@ -86,12 +108,12 @@ impl ActionError {
         }
     }
 
-    /// What was changed in spite of the failure.
+    /// What came of it, and what was changed, in spite of the failure.
     #[must_use]
-    pub fn into_receipt(self) -> Option<Receipt> {
+    pub fn into_remains(self) -> (BTreeMap<String, String>, Option<Receipt>) {
         match self {
-            Self::Refused { receipt, .. } => receipt.map(|receipt| *receipt),
-            _ => None,
+            Self::Refused { outputs, receipt, .. } => (outputs, receipt.map(|receipt| *receipt)),
+            _ => (BTreeMap::new(), None),
         }
     }
 }

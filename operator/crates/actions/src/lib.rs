@@ -9,9 +9,11 @@ pub mod error;
 pub mod mark;
 mod notify;
 pub mod quarantine;
+mod raw;
 mod rebuild;
 pub mod rights;
 mod rollback;
+mod secrets;
 mod set_image;
 mod wait;
 mod workloads;
@@ -93,16 +95,15 @@ pub async fn perform(kind: &StepKind, cx: &Context<'_>) -> Outcome {
         StepKind::Rebuild(parameters) => rebuild::perform(parameters, cx).await,
         StepKind::SetImage(parameters) => set_image::perform(parameters, cx).await,
         StepKind::Notify(parameters) => notify::perform(parameters, cx).await,
-        StepKind::Wait(parameters) => wait::perform(parameters, cx),
+        StepKind::Wait(parameters) => Ok(wait::perform(parameters, cx)),
     };
     match done {
         Ok(progress) => progress.into(),
-        Err(error) => Outcome::Failed {
-            reason: error.reason(),
-            message: error.to_string(),
-            transient: error.is_transient(),
-            receipt: error.into_receipt(),
-        },
+        Err(error) => {
+            let (reason, message, transient) = (error.reason(), error.to_string(), error.is_transient());
+            let (outputs, receipt) = error.into_remains();
+            Outcome::Failed { reason, message, transient, outputs, receipt }
+        }
     }
 }
 

@@ -46,7 +46,8 @@ impl Mark {
     /// Whether an object carries the mark of this very run and step.
     #[must_use]
     pub fn is_on(&self, annotations: Option<&BTreeMap<String, String>>) -> bool {
-        let is = |key: &str, wanted: &str| annotations.and_then(|all| all.get(key)).is_some_and(|value| value == wanted);
+        let is =
+            |key: &str, wanted: &str| annotations.and_then(|all| all.get(key)).is_some_and(|value| value == wanted);
         is(names::REMEDIATION, &self.remediation) && is(names::STEP, &self.step)
     }
 }
@@ -83,6 +84,28 @@ pub fn unannotate(there: Option<&BTreeMap<String, String>>) -> Vec<Value> {
         .filter(|key| has(key))
         .map(|key| json!({"op": "remove", "path": format!("/metadata/annotations/{}", escape(key))}))
         .collect()
+}
+
+/// JSON patch operations that put labels on an object; `there` are those it has, `None` where it has none.
+#[must_use]
+pub fn label(there: Option<&BTreeMap<String, String>>, add: &BTreeMap<String, String>) -> Vec<Value> {
+    if there.is_none_or(BTreeMap::is_empty) {
+        // The test keeps labels that somebody adds in between from being lost.
+        return vec![
+            json!({"op": "test", "path": "/metadata/labels", "value": null}),
+            json!({"op": "add", "path": "/metadata/labels", "value": add}),
+        ];
+    }
+    let path = |key: &str| format!("/metadata/labels/{}", escape(key));
+    add.iter().map(|(key, value)| json!({"op": "add", "path": path(key), "value": value})).collect()
+}
+
+/// JSON patch operations that take the run's label off an object that has it.
+#[must_use]
+pub fn unlabel(there: Option<&BTreeMap<String, String>>) -> Vec<Value> {
+    let path = format!("/metadata/labels/{}", escape(names::REMEDIATION));
+    let has = there.is_some_and(|all| all.contains_key(names::REMEDIATION));
+    has.then(|| json!({"op": "remove", "path": path})).into_iter().collect()
 }
 
 /// A key as a JSON pointer has it (RFC 6901).

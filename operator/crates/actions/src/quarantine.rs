@@ -16,7 +16,7 @@ use quell_crds::v1alpha1::step::Quarantine;
 use quell_playbooks::{PodFacts, TargetState};
 use serde_json::{Map, Value, json};
 
-use crate::mark::{self, Mark, annotate, unannotate};
+use crate::mark::{self, Mark, annotate, label, unannotate};
 use crate::write::Patched;
 use crate::{ActionError, Context, Progress, Right};
 
@@ -74,12 +74,20 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
             .await?
             .map(|pod| facts(&pod))
             .filter(|pod| pod.uid == receipt.uid)
-            .ok_or_else(|| ActionError::refused(Reason::TargetNotFound, format!("pod {name} is gone, and its quarantine with it")))?;
+            .ok_or_else(|| {
+                ActionError::refused(Reason::TargetNotFound, format!("pod {name} is gone, and its quarantine with it"))
+            })?;
         match pod.labels.get(names::REMEDIATION) {
+            // Undone before, and not recorded.
+            _ if is_back(receipt, &pod) => {
+                return Ok(format!("pod {name} has its labels back, and is reachable again"));
+            }
             _ if !pod.labels.contains_key(names::QUARANTINE) => {
                 return Err(ActionError::refused(
                     Reason::ChangedSince,
-                    format!("the quarantine of pod {name} was lifted by somebody else; its labels are left as they are"),
+                    format!(
+                        "the quarantine of pod {name} was lifted by somebody else; its labels are left as they are"
+                    ),
                 ));
             }
             Some(other) if *other != cx.mark.remediation => {
@@ -101,7 +109,18 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
             return Ok(format!("pod {name} has its labels back, and is reachable again"));
         }
     }
-    Err(ActionError::for_now(Reason::ChangedSince, format!("the labels of pod {name} change faster than they can be read")))
+    Err(ActionError::for_now(
+        Reason::ChangedSince,
+        format!("the labels of pod {name} change faster than they can be read"),
+    ))
+}
+
+/// Whether the pod has all the labels that it had before, and none of the quarantine's.
+fn is_back(receipt: &Receipt, pod: &PodFacts) -> bool {
+    let before = receipt.before.get("labels").and_then(Value::as_object);
+    let mut before = before.into_iter().flatten();
+    let free = [names::QUARANTINE, names::REMEDIATION].iter().all(|key| !pod.labels.contains_key(*key));
+    free && before.all(|(key, value)| pod.labels.get(key).map(String::as_str) == value.as_str())
 }
 
 /// The policy of the profile: it selects by quarantine's own label, never by a workload's, which may catch others.
@@ -160,15 +179,41 @@ async fn ensure_policy(cx: &Context<'_>, namespace: &str) -> Result<(), ActionEr
     }
     let api: Api<NetworkPolicy> = Api::namespaced(cx.writer.client(), namespace);
     let wanted = policy(namespace, cx.mark);
-    if cx.writer.create(&api, &wanted).await?.is_none() {
-        let there = cx.writer.get(&api, namespace, POLICY).await?;
-        if !there.as_ref().is_some_and(is_intact) {
-            let operations = vec![json!({"op": "replace", "path": "/spec", "value": wanted.spec})];
-            cx.writer.patch(&api, namespace, POLICY, operations).await?;
+    for _ in 0..LOOKS {
+        if cx.writer.create(&api, &wanted).await?.is_none() {
+            // Gone again already: create it again.
+            let Some(there) = cx.writer.get(&api, namespace, POLICY).await? else { continue };
+            if !is_intact(&there) && !mend(cx, &api, &there).await? {
+                continue;
+            }
         }
+        *stands = !cx.writer.is_rehearsal();
+        return Ok(());
     }
-    *stands = !cx.writer.is_rehearsal();
-    Ok(())
+    Err(ActionError::for_now(
+        Reason::ChangedSince,
+        format!("NetworkPolicy {namespace}/{POLICY} changes faster than it can be read"),
+    ))
+}
+
+/// Makes the policy deny again what it should, and keeps on it what was there instead. `false`: it isn't any more as it was read.
+async fn mend(cx: &Context<'_>, api: &Api<NetworkPolicy>, there: &NetworkPolicy) -> Result<bool, ActionError> {
+    let metadata = &there.metadata;
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let before = Map::from_iter([("spec".to_owned(), json!(there.spec))]);
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": metadata.uid}),
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": metadata.resource_version}),
+        json!({"op": "add", "path": "/spec", "value": policy_spec()}),
+    ];
+    operations.extend(label(metadata.labels.as_ref(), &cx.mark.labels()));
+    operations.extend(annotate(metadata.annotations.as_ref(), &cx.mark.annotations_with(&before)));
+    match cx.writer.patch(api, namespace, POLICY, operations).await {
+        Ok(Patched::Changed(_)) => Ok(true),
+        Ok(Patched::Precondition) => Ok(false),
+        Err(error) if error.reason() == Reason::TargetNotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn target<'a>(cx: &'a Context<'_>) -> Result<&'a PodFacts, ActionError> {
@@ -185,13 +230,18 @@ fn target<'a>(cx: &'a Context<'_>) -> Result<&'a PodFacts, ActionError> {
 }
 
 fn gone(namespace: &str, name: &str) -> ActionError {
-    ActionError::refused(Reason::TargetNotFound, format!("pod {namespace}/{name} is gone: there is nothing left to cut off"))
+    ActionError::refused(
+        Reason::TargetNotFound,
+        format!("pod {namespace}/{name} is gone: there is nothing left to cut off"),
+    )
 }
 
 fn replaced(namespace: &str, name: &str, meant: &str, found: &str) -> ActionError {
     ActionError::refused(
         Reason::TargetReplaced,
-        format!("the pod that was reported (UID {meant}) is gone; {namespace}/{name} is another one now (UID {found}) and was left alone"),
+        format!(
+            "the pod that was reported (UID {meant}) is gone; {namespace}/{name} is another one now (UID {found}) and was left alone"
+        ),
     )
 }
 
@@ -214,7 +264,10 @@ fn already(pod: &PodFacts, mark: &Mark) -> Option<Progress> {
     let name = format!("{}/{}", pod.namespace, pod.name);
     if mark.is_on(pod.annotations.as_ref()) {
         let before = mark::before(pod.annotations.as_ref());
-        let receipt = receipt(pod, before, &pod.labels);
+        let was_there = |key: &str| before.get("labels").is_some_and(|labels| labels.get(key).is_some());
+        let ours = |key: &str| was_there(key) || key == names::QUARANTINE || key == names::REMEDIATION;
+        let put = pod.labels.iter().filter(|(key, _)| ours(key)).map(|(key, value)| (key.clone(), value.clone()));
+        let receipt = receipt(pod, before.clone(), &put.collect());
         return Some(Progress::done(format!("pod {name} is cut off"), Some(receipt)));
     }
     let other = pod.labels.get(names::REMEDIATION).map_or("somebody else", String::as_str);
@@ -260,7 +313,9 @@ fn done(pod: &PodFacts, labels: &BTreeMap<String, String>, parameters: &Quaranti
     let message = if parameters.detach {
         format!("pod {name} is cut off, out of its Services and released by its owner")
     } else {
-        format!("pod {name} is cut off by policy and keeps its labels: other policies that select it may still allow traffic")
+        format!(
+            "pod {name} is cut off by policy and keeps its labels: other policies that select it may still allow traffic"
+        )
     };
     Progress::done(message, Some(receipt(pod, before(pod), labels)))
 }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::names::field_managers;
 use serde::Serialize;
@@ -83,9 +83,7 @@ impl Writer {
             PostParams { dry_run: self.is_rehearsal(), field_manager: Some(field_managers::STEP.to_owned()) };
         match within(&format!("creating {what}"), api.create(&parameters, object)).await {
             Ok(object) => Ok(Some(object)),
-            Err(ActionError::Api { source, .. })
-                if matches!(source.as_ref(), kube::Error::Api(status) if status.is_already_exists()) =>
-            {
+            Err(ActionError::Api { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.is_already_exists()) => {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -94,7 +92,13 @@ impl Writer {
 
     /// Sends a JSON patch. Its `test` operations are the preconditions: where one doesn't hold, the answer is
     /// [`Patched::Precondition`] and nothing was changed.
-    pub async fn patch<K>(&self, api: &Api<K>, namespace: &str, name: &str, operations: Vec<Value>) -> Result<Patched<K>, ActionError>
+    pub async fn patch<K>(
+        &self,
+        api: &Api<K>,
+        namespace: &str,
+        name: &str,
+        operations: Vec<Value>,
+    ) -> Result<Patched<K>, ActionError>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
@@ -130,13 +134,20 @@ impl Writer {
             Some(kube::api::Preconditions { uid: Some(uid.to_owned()), ..kube::api::Preconditions::default() });
         match within(&format!("deleting {what}"), api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
-            Err(ActionError::Api { source, .. })
-                if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()) =>
-            {
+            Err(ActionError::Api { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()) => {
                 Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads the objects that a selector selects, as they are now.
+    pub async fn list<K>(&self, api: &Api<K>, namespace: &str, selector: &str) -> Result<Vec<K>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let doing = format!("listing {} in {namespace}", K::plural(&()));
+        Ok(within(&doing, api.list(&ListParams::default().labels(selector))).await?.items)
     }
 
     /// Reads an object as it is now. `None`: there is none of that name.
@@ -158,10 +169,7 @@ pub enum Patched<K> {
 }
 
 /// Bounds a request in time, and says what it was for.
-pub async fn within<T>(
-    doing: &str,
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, ActionError> {
+pub async fn within<T>(doing: &str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ActionError> {
     match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(|error| ActionError::api(doing, error)),
         Err(_) => Err(ActionError::Timeout { doing: doing.to_owned() }),

@@ -66,6 +66,12 @@ impl Courier {
         Ok(Self { http, extra_roots, http_timeout: HTTP_TIMEOUT, smtp_timeout: SMTP_TIMEOUT })
     }
 
+    /// The client that deliveries use, for other calls to the outside: the same trust, no redirects, no limit in time of its own.
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// The same courier with another limit for a whole delivery. Default: 10 s over HTTP, 30 s over SMTP.
     #[must_use]
     pub fn with_timeout(self, limit: Duration) -> Self {

@@ -1,14 +1,38 @@
-//! In the making.
+//! `rebuild`: an image is built anew, by a Kubernetes Job or behind an HTTP endpoint.
 
-use quell_crds::conditions::Reason;
+mod answer;
+mod http;
+mod job;
+mod result;
+
 use quell_crds::v1alpha1::step::Rebuild;
 
 use crate::{ActionError, Context, Progress, Right};
 
-/// Rights.
-pub const RIGHTS: &[Right] = &[];
+/// A Job is created, and looked at as long as it runs; its pods say what it made. The Secret holds the token for an HTTP endpoint.
+pub const RIGHTS: &[Right] = &[
+    Right::new("batch", "jobs", "create"),
+    Right::new("batch", "jobs", "get"),
+    Right::new("", "pods", "list"),
+    Right::secrets("get"),
+];
 
-/// Does it.
-pub async fn perform(_parameters: &Rebuild, _cx: &Context<'_>) -> Result<Progress, ActionError> {
-    Err(ActionError::refused(Reason::TargetUnsupported, "in the making"))
+/// Longest text of a build that a message repeats, in characters.
+const LONGEST_SAID: usize = 300;
+
+/// Starts the build, or looks how it stands.
+pub async fn perform(parameters: &Rebuild, cx: &Context<'_>) -> Result<Progress, ActionError> {
+    match parameters {
+        Rebuild::Job(job) => job::perform(job, cx).await,
+        Rebuild::Http(http) => http::perform(http, cx).await,
+    }
+}
+
+/// What a build says, fit for a condition: one line, and short.
+fn shortened(said: &str) -> String {
+    let line: String = said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= LONGEST_SAID {
+        return line;
+    }
+    line.chars().take(LONGEST_SAID - 1).chain(['…']).collect()
 }

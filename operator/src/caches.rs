@@ -1,0 +1,433 @@
+//! What the operator knows of the cluster without asking: trimmed copies, and the questions that decisions put to them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, RwLock};
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt as _};
+use quell_actions::quarantine::{self, facts};
+use quell_actions::{Cluster, StandingPolicies};
+use quell_crds::names;
+use quell_crds::v1alpha1::{
+    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, Remediation, Source, Target, Workload,
+};
+use quell_ingest::normalize_image;
+use quell_playbooks::images::Affected;
+use quell_playbooks::{TargetState, World};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::mirror::{Change, Mirrors};
+
+/// Something has changed that somebody must look at.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A Finding.
+    Finding(ObjectRef<Finding>),
+    /// A run, or something that it has marked.
+    Run(ObjectRef<Remediation>),
+    /// A playbook or channel.
+    Library,
+    /// A Source, or a Secret in Quell's namespace.
+    Sources,
+}
+
+/// The copies.
+pub struct Caches {
+    own_namespace: String,
+    /// Every pod.
+    pub pods: Store<Pod>,
+    replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
+    jobs: Store<PartialObjectMeta<Job>>,
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Every Finding.
+    pub findings: Store<Finding>,
+    /// Every run.
+    pub remediations: Store<Remediation>,
+    /// Playbooks.
+    pub playbooks: Store<Playbook>,
+    /// ClusterPlaybooks.
+    pub cluster_playbooks: Store<ClusterPlaybook>,
+    /// Channels.
+    pub channels: Store<Channel>,
+    /// ClusterChannels.
+    pub cluster_channels: Store<ClusterChannel>,
+    /// Sources.
+    pub sources: Store<Source>,
+    /// Secrets of Quell's own namespace.
+    pub secrets: Store<Secret>,
+    marked: Marked,
+    policies: Arc<StandingPolicies>,
+    runs_of: Arc<RwLock<HashMap<String, BTreeSet<String>>>>,
+}
+
+/// Watches on what runs have marked: kept alive by being held.
+struct Marked {
+    _deployments: Store<PartialObjectMeta<Deployment>>,
+    _stateful_sets: Store<PartialObjectMeta<StatefulSet>>,
+    _daemon_sets: Store<PartialObjectMeta<DaemonSet>>,
+    policies: Store<NetworkPolicy>,
+}
+
+impl Caches {
+    /// Begins to watch. `notices` is told what has changed.
+    #[must_use]
+    pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &UnboundedSender<Notice>) -> Self {
+        let runs_of: Arc<RwLock<HashMap<String, BTreeSet<String>>>> = Arc::default();
+        let policies = Arc::new(StandingPolicies::default());
+        let all = watcher::Config::default();
+        let marked = watcher::Config::default().labels(names::REMEDIATION);
+        Self {
+            own_namespace: own_namespace.to_owned(),
+            pods: mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, |_| {}),
+            replica_sets: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, |_| {}),
+            jobs: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, {
+                let notices = notices.clone();
+                move |change| tell_run(&notices, &change)
+            }),
+            namespaces: mirrors.keep(Api::all(client.clone()), all.clone(), trim_namespace, |_| {}),
+            findings: mirrors.keep(Api::<Finding>::all(client.clone()), all.clone(), |_| {}, {
+                let notices = notices.clone();
+                move |change| {
+                    if let Change::There(finding) = change {
+                        let _ = notices.send(Notice::Finding(ObjectRef::from_obj(&*finding)));
+                    }
+                }
+            }),
+            remediations: mirrors.keep(Api::<Remediation>::all(client.clone()), all.clone(), |_| {}, {
+                let (notices, runs_of) = (notices.clone(), runs_of.clone());
+                move |change| remediation_changed(&notices, &runs_of, &change)
+            }),
+            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
+            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
+            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
+            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
+            sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Sources)),
+            secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all, |_| {}, {
+                let (notices, mut library) = (notices.clone(), tell(notices, &Notice::Library));
+                move |change: Change<Secret>| {
+                    let _ = notices.send(Notice::Sources);
+                    library(change);
+                }
+            }),
+            marked: Marked {
+                _deployments: mirrors.keep(Api::all(client.clone()), marked.clone(), trim_owner, {
+                    let notices = notices.clone();
+                    move |change| tell_run(&notices, &change)
+                }),
+                _stateful_sets: mirrors.keep(Api::all(client.clone()), marked.clone(), trim_owner, {
+                    let notices = notices.clone();
+                    move |change| tell_run(&notices, &change)
+                }),
+                _daemon_sets: mirrors.keep(Api::all(client.clone()), marked, trim_owner, {
+                    let notices = notices.clone();
+                    move |change| tell_run(&notices, &change)
+                }),
+                policies: mirrors.keep(
+                    Api::<NetworkPolicy>::all(client.clone()),
+                    watcher::Config::default().labels(names::QUARANTINE_POLICY),
+                    |_| {},
+                    policy_changed(policies.clone()),
+                ),
+            },
+            policies,
+            runs_of,
+        }
+    }
+
+    /// Waits until every copy is complete: before that no decision may count on what isn't there.
+    pub async fn wait_until_ready(&self) -> Result<(), kube::runtime::reflector::store::WriterDropped> {
+        tokio::try_join!(
+            self.pods.wait_until_ready(),
+            self.replica_sets.wait_until_ready(),
+            self.jobs.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+            self.findings.wait_until_ready(),
+            self.remediations.wait_until_ready(),
+            self.playbooks.wait_until_ready(),
+            self.cluster_playbooks.wait_until_ready(),
+            self.channels.wait_until_ready(),
+            self.cluster_channels.wait_until_ready(),
+            self.sources.wait_until_ready(),
+            self.secrets.wait_until_ready(),
+            self.marked.policies.wait_until_ready(),
+        )?;
+        Ok(())
+    }
+
+    /// The pod of that name.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The run of that name.
+    #[must_use]
+    pub fn remediation(&self, namespace: &str, name: &str) -> Option<Arc<Remediation>> {
+        self.remediations.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The runs for a Finding, by name.
+    #[must_use]
+    pub fn runs_of(&self, finding: &Finding) -> Vec<Arc<Remediation>> {
+        let (Some(uid), Some(namespace)) = (finding.uid(), finding.namespace()) else { return Vec::new() };
+        let names = self.runs_of.read().ok().and_then(|all| all.get(&uid).cloned()).unwrap_or_default();
+        names.iter().filter_map(|name| self.remediation(&namespace, name)).collect()
+    }
+
+    /// The facts that decisions about a Finding look at. `target` and `workload` are what a run keeps; a Finding without a run gives its own.
+    #[must_use]
+    pub fn world(&self, finding: &Finding, target: &Target, workload: Option<&Workload>) -> World {
+        let state = self.target_state(target);
+        let workload = workload.cloned().or_else(|| self.workload_of(target));
+        let namespace = finding.namespace().unwrap_or_default();
+        let labels = self.namespaces.get(&ObjectRef::new(&namespace)).map(|found| found.labels().clone());
+        World { finding: finding.clone(), target: state, workload, namespace_labels: labels.unwrap_or_default() }
+    }
+
+    fn target_state(&self, target: &Target) -> TargetState {
+        if target.kind != "Pod" {
+            return TargetState::NotAPod;
+        }
+        match self.pod(&target.namespace, &target.name).map(|pod| facts(&pod)) {
+            None => TargetState::Gone,
+            Some(pod) if !target.uid.is_empty() && pod.uid != target.uid => TargetState::Replaced { uid: pod.uid },
+            Some(pod) => TargetState::Pod(pod),
+        }
+    }
+
+    fn workload_of(&self, target: &Target) -> Option<Workload> {
+        if target.kind == "Pod" {
+            return self.pod(&target.namespace, &target.name).map(|pod| self.top_owner(&pod));
+        }
+        matches!(target.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet" | "CronJob" | "Job" | "ReplicaSet").then(|| Workload {
+            api_version: target.api_version.clone(),
+            kind: target.kind.clone(),
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+            uid: target.uid.clone(),
+        })
+    }
+
+    /// The topmost owner of a pod; a pod that nothing owns is its own.
+    #[must_use]
+    pub fn top_owner(&self, pod: &Pod) -> Workload {
+        let namespace = pod.namespace().unwrap_or_default();
+        match controller(pod.metadata.owner_references.as_ref()) {
+            Some(owner) => self.owner_of(&namespace, owner.clone()),
+            None => Workload {
+                api_version: "v1".to_owned(),
+                kind: "Pod".to_owned(),
+                namespace,
+                name: pod.name_any(),
+                uid: pod.uid().unwrap_or_default(),
+            },
+        }
+    }
+
+    /// Follows owners upwards, over the two kinds that others own.
+    #[must_use]
+    pub fn owner_of(&self, namespace: &str, owner: OwnerReference) -> Workload {
+        let above = match owner.kind.as_str() {
+            "ReplicaSet" => {
+                let found = self.replica_sets.get(&ObjectRef::new(&owner.name).within(namespace));
+                found.and_then(|found| controller(found.metadata.owner_references.as_ref()).cloned())
+            }
+            "Job" => {
+                let found = self.jobs.get(&ObjectRef::new(&owner.name).within(namespace));
+                found.and_then(|found| controller(found.metadata.owner_references.as_ref()).cloned())
+            }
+            _ => None,
+        };
+        let top = above.unwrap_or(owner);
+        Workload {
+            api_version: top.api_version,
+            kind: top.kind,
+            namespace: namespace.to_owned(),
+            name: top.name,
+            uid: top.uid,
+        }
+    }
+}
+
+impl Cluster for Caches {
+    fn policies(&self) -> &StandingPolicies {
+        &self.policies
+    }
+
+    fn affected(&self) -> Affected {
+        let mut affected = Affected::default();
+        for finding in self.findings.state() {
+            let target = &finding.spec.target;
+            if !target.digest.is_empty() {
+                affected.digests.insert(target.digest.clone());
+            }
+            if !target.image.is_empty() {
+                affected.images.insert(normalize_image(&target.image));
+            }
+        }
+        affected
+    }
+
+    fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut digests = BTreeSet::new();
+        for pod in self.pods.state() {
+            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+            for status in statuses.into_iter().flatten() {
+                if images.contains(&normalize_image(&status.image))
+                    && let Some((_, digest)) = status.image_id.split_once('@')
+                {
+                    digests.insert(digest.to_owned());
+                }
+            }
+        }
+        digests
+    }
+
+    fn channel(&self, kind: PlaybookKind, namespace: &str, name: &str) -> Option<ChannelKind> {
+        match kind {
+            PlaybookKind::Playbook => {
+                self.channels.get(&ObjectRef::new(name).within(namespace)).map(|channel| channel.spec.kind.clone())
+            }
+            PlaybookKind::ClusterPlaybook => {
+                self.cluster_channels.get(&ObjectRef::new(name)).map(|channel| channel.spec.kind.clone())
+            }
+        }
+    }
+
+    fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+}
+
+fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
+    owners?.iter().find(|owner| owner.controller == Some(true))
+}
+
+/// What decisions need of a pod, and no more: the rest of a pod is ten times as large.
+fn trim_pod(pod: &mut Pod) {
+    trim_annotations(&mut pod.metadata);
+    if let Some(spec) = pod.spec.take() {
+        let kept = k8s_openapi::api::core::v1::PodSpec {
+            node_name: spec.node_name,
+            host_network: spec.host_network,
+            service_account_name: spec.service_account_name,
+            containers: spec.containers.into_iter().map(trim_container).collect(),
+            ..Default::default()
+        };
+        pod.spec = Some(kept);
+    }
+    if let Some(status) = pod.status.take() {
+        let statuses = status.container_statuses.map(|all| {
+            all.into_iter()
+                .map(|one| k8s_openapi::api::core::v1::ContainerStatus {
+                    name: one.name,
+                    image: one.image,
+                    image_id: one.image_id,
+                    container_id: one.container_id,
+                    ..Default::default()
+                })
+                .collect()
+        });
+        pod.status = Some(k8s_openapi::api::core::v1::PodStatus {
+            container_statuses: statuses,
+            phase: status.phase,
+            pod_ip: status.pod_ip,
+            ..Default::default()
+        });
+    }
+}
+
+fn trim_container(container: k8s_openapi::api::core::v1::Container) -> k8s_openapi::api::core::v1::Container {
+    k8s_openapi::api::core::v1::Container { name: container.name, image: container.image, ..Default::default() }
+}
+
+/// Quell's own annotations stay. That there were others must stay known: a patch adds to the map where it is there.
+fn trim_annotations(metadata: &mut ObjectMeta) {
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| key.starts_with("quell.dev/"));
+    }
+}
+
+fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
+    object.metadata.annotations = None;
+    if let Some(labels) = &mut object.metadata.labels {
+        labels.retain(|key, _| key == names::REMEDIATION);
+    }
+}
+
+fn trim_namespace(namespace: &mut PartialObjectMeta<Namespace>) {
+    namespace.metadata.annotations = None;
+}
+
+fn tell<K>(notices: &UnboundedSender<Notice>, notice: &Notice) -> impl FnMut(Change<K>) + Send + use<K> {
+    let (notices, notice) = (notices.clone(), notice.clone());
+    move |_| {
+        let _ = notices.send(notice.clone());
+    }
+}
+
+/// An object that a run has marked wakes the run.
+fn tell_run<K: Resource>(notices: &UnboundedSender<Notice>, change: &Change<K>) {
+    let (Change::There(object) | Change::Gone(object)) = change else { return };
+    if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), object.namespace()) {
+        let _ = notices.send(Notice::Run(ObjectRef::new(name).within(&namespace)));
+    }
+}
+
+fn remediation_changed(
+    notices: &UnboundedSender<Notice>,
+    runs_of: &RwLock<HashMap<String, BTreeSet<String>>>,
+    change: &Change<Remediation>,
+) {
+    let (Change::There(run) | Change::Gone(run)) = change else { return };
+    let namespace = run.namespace().unwrap_or_default();
+    if let Ok(mut index) = runs_of.write() {
+        let names = index.entry(run.spec.finding.uid.clone()).or_default();
+        if matches!(change, Change::There(_)) {
+            names.insert(run.name_any());
+        } else {
+            names.remove(&run.name_any());
+            if names.is_empty() {
+                index.remove(&run.spec.finding.uid);
+            }
+        }
+    }
+    let _ = notices.send(Notice::Run(ObjectRef::from_obj(&**run)));
+    let _ = notices.send(Notice::Finding(ObjectRef::new(&run.spec.finding.name).within(&namespace)));
+}
+
+/// Keeps the note of where the quarantine policy stands. The note is made in a task of its own, for it may have to wait for a step that
+/// is about to create the policy.
+fn policy_changed(policies: Arc<StandingPolicies>) -> impl FnMut(Change<NetworkPolicy>) + Send {
+    move |change| {
+        let (policy, there) = match change {
+            Change::There(policy) => {
+                let intact = policy.name_any() == quarantine::POLICY && quarantine::is_intact(&policy);
+                (policy, intact)
+            }
+            Change::Gone(policy) => (policy, false),
+            Change::Listed => return,
+        };
+        if policy.name_any() != quarantine::POLICY {
+            return;
+        }
+        let policies = policies.clone();
+        tokio::spawn(async move {
+            let namespace = policy.namespace().unwrap_or_default();
+            if there { policies.stands(&namespace).await } else { policies.gone(&namespace).await }
+        });
+    }
+}
+
+/// Labels of an object, or none.
+#[must_use]
+pub fn labels_of(metadata: &ObjectMeta) -> BTreeMap<String, String> {
+    metadata.labels.clone().unwrap_or_default()
+}

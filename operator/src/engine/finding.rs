@@ -1,0 +1,173 @@
+//! A Finding: which playbooks are for it, their containment at once, then the record, then its status.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::Utc;
+use futures::future::{join_all, try_join_all};
+use kube::ResourceExt as _;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::runtime::controller::Action;
+use quell_actions::Writer;
+use quell_crds::names::{self, field_managers};
+use quell_crds::v1alpha1::{Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, Target};
+use quell_playbooks::cel::Scope;
+use quell_playbooks::kind::traits;
+use quell_playbooks::plan::{self, Decision, Run};
+use quell_playbooks::select::{self, Verdict};
+use quell_playbooks::{Compiled, TargetState, World, progress};
+
+use crate::engine::status::{self, Selection};
+use crate::engine::{Engine, EngineError, Stage};
+
+/// One look at a Finding: observe, select, contain and record new runs, report.
+pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Action, EngineError> {
+    let seen = Instant::now();
+    let world = observe(&engine, &finding);
+    let selection = choose(&engine, &finding, &world);
+    let begun = try_join_all(selection.new.iter().map(|playbook| begin(&engine, &world, playbook, seen))).await?;
+    if begun.is_empty() {
+        status::report_finding(&engine, &finding, &world, &selection).await?;
+    }
+    // A run that was begun reports by its own first record, which brings the Finding back here.
+    Ok(Action::await_change())
+}
+
+fn observe(engine: &Engine, finding: &Finding) -> World {
+    engine.caches.world(finding, &finding.spec.target, finding.spec.workload.as_ref())
+}
+
+/// Judges every playbook. A run that is there, or was there for this Finding, isn't begun again.
+fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
+    let runs = engine.caches.runs_of(finding);
+    let scope = world.scope();
+    let mut selection = Selection { runs, ..Selection::default() };
+    let uid = finding.uid().unwrap_or_default();
+    for entry in engine.library.entries().iter() {
+        let Ok(compiled) = &entry.compiled else { continue };
+        let name = run_name(compiled, &uid);
+        if selection.runs.iter().any(|run| run.name_any() == name) {
+            continue;
+        }
+        match select::judge(compiled, world, &scope) {
+            Verdict::Matches => selection.new.push(compiled.clone()),
+            Verdict::Differs(_) => {}
+            Verdict::Fails(error) => selection.failed.push((compiled.reference.name.clone(), error.to_string())),
+        }
+    }
+    selection
+}
+
+fn run_name(playbook: &Compiled, finding_uid: &str) -> String {
+    names::remediation(&playbook.reference.name, &playbook.reference.uid, finding_uid)
+}
+
+/// Contains first: what cuts the threat off carries its own record, so the record of the run can wait until it is done.
+async fn begin(engine: &Engine, world: &World, playbook: &Compiled, seen: Instant) -> Result<(), EngineError> {
+    let run = new_run(world, playbook);
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    let live = engine.runs.of(&namespace, &name);
+    let mut live = live.lock().await;
+    if live.status.is_none() {
+        let mut status = plan::prepare(&playbook.steps, None, Utc::now());
+        contain(engine, world, playbook, &run, &mut status, seen).await?;
+        live.steps = Arc::new(playbook.steps.clone());
+        live.finding = Some(world.finding.clone());
+        live.status = Some(status);
+    }
+    record(engine, &run).await
+}
+
+/// Does the containment steps whose turn it is at the start of the run.
+async fn contain(
+    engine: &Engine,
+    world: &World,
+    playbook: &Compiled,
+    run: &Remediation,
+    status: &mut RemediationStatus,
+    seen: Instant,
+) -> Result<(), EngineError> {
+    let scope: Scope = world.step_scope(&run.name_any(), &playbook.reference.name, status);
+    let now = Utc::now();
+    let plan = plan::plan(Run { steps: &playbook.steps, status, intent: Intent::Run }, &scope, now);
+    let first: Vec<_> = plan
+        .decisions
+        .into_iter()
+        .filter_map(|decision| match decision {
+            Decision::Perform { step, kind } if traits(&kind).contains => Some((step, kind)),
+            _ => None,
+        })
+        .collect();
+    if first.is_empty() {
+        return Ok(());
+    }
+    let namespace = run.namespace().unwrap_or_default();
+    let client = engine
+        .identities
+        .of(&playbook.reference, &namespace)
+        .map_err(|error| EngineError::Identity(Box::new(error)))?;
+    let writer = Writer::new(client);
+    for (step, _) in &first {
+        progress::begin(&mut status.steps[*step], now);
+    }
+    let stage =
+        Stage { engine, run, world, scope: &scope, writer: &writer, steps: &playbook.steps, records: &status.steps };
+    let outcomes = join_all(first.iter().map(|(step, kind)| {
+        let stage = &stage;
+        async move {
+            let mark = stage.mark(*step);
+            let _pass = engine.lanes.urgent().await;
+            quell_actions::perform(kind, &stage.context(&mark, *step)).await
+        }
+    }))
+    .await;
+    engine.metrics.containment.observe(seen.elapsed().as_secs_f64());
+    for ((step, _), outcome) in first.iter().zip(outcomes) {
+        let key = format!("{namespace}/{}/{step}", run.name_any());
+        progress::settle(&mut status.steps[*step], &playbook.steps[*step].step, outcome, &key, Utc::now());
+    }
+    Ok(())
+}
+
+/// The name is the same for the same playbook and Finding: whoever else has created it meant this very run.
+async fn record(engine: &Engine, run: &Remediation) -> Result<(), EngineError> {
+    let api: Api<Remediation> = Api::namespaced(engine.client.clone(), &run.namespace().unwrap_or_default());
+    let parameters = PostParams { field_manager: Some(field_managers::RECORD.to_owned()), ..PostParams::default() };
+    let _pass = engine.lanes.book_keeping().await;
+    match api.create(&parameters, run).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(EngineError::record(format!("recording the run {}", run.name_any()))(error)),
+    }
+}
+
+/// The run, with the playbook as it is now and the target as it was found.
+fn new_run(world: &World, playbook: &Compiled) -> Remediation {
+    let finding = &world.finding;
+    let uid = finding.uid().unwrap_or_default();
+    Remediation {
+        metadata: ObjectMeta {
+            name: Some(run_name(playbook, &uid)),
+            namespace: finding.namespace(),
+            ..ObjectMeta::default()
+        },
+        spec: RemediationSpec {
+            finding: FindingReference { name: finding.name_any(), uid },
+            playbook: playbook.reference.clone(),
+            steps: playbook.steps.iter().map(|step| step.step.clone()).collect(),
+            target: target(world),
+            workload: world.workload.clone(),
+            intent: Intent::Run,
+        },
+        status: None,
+    }
+}
+
+/// A Finding written by hand may name a pod without its UID: the pod that has the name now is the one that is meant.
+fn target(world: &World) -> Target {
+    let mut target = world.finding.spec.target.clone();
+    if let TargetState::Pod(pod) = &world.target {
+        target.uid.clone_from(&pod.uid);
+    }
+    target
+}

@@ -1,0 +1,74 @@
+//! The playbooks, compiled as they change, and what their status says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use chrono::Utc;
+use kube::ResourceExt as _;
+use quell_playbooks::compile::Draft;
+use quell_playbooks::{Compiled, Problem, compile};
+
+use crate::caches::Caches;
+
+/// The playbooks that can be matched, and the problems of the others.
+#[derive(Default)]
+pub struct Library {
+    current: ArcSwap<Vec<Entry>>,
+}
+
+/// One playbook: what it compiled to.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// As it was written.
+    pub draft: Arc<Draft>,
+    /// What it compiled to, or why it can't be used.
+    pub compiled: Result<Arc<Compiled>, Problem>,
+}
+
+impl Library {
+    /// Every playbook, ready or not, in the order of their names.
+    #[must_use]
+    pub fn entries(&self) -> Arc<Vec<Entry>> {
+        self.current.load_full()
+    }
+
+    /// Compiles what the caches hold. A playbook that is as it was isn't compiled again.
+    pub fn refresh(&self, caches: &Caches) {
+        let now = Utc::now();
+        let cluster_channels: BTreeSet<String> =
+            caches.cluster_channels.state().iter().map(|channel| channel.name_any()).collect();
+        let channels = caches.channels.state();
+        let before = self.current.load();
+        let since = |draft: &mut Draft| {
+            // The status that says since when may not have been written yet: what this process saw first holds.
+            let known = before.iter().find(|entry| {
+                entry.draft.reference.uid == draft.reference.uid
+                    && entry.draft.reference.generation == draft.reference.generation
+            });
+            if let Some(known) = known {
+                draft.effective_since = known.draft.effective_since;
+            }
+        };
+        let mut entries = Vec::new();
+        for playbook in caches.cluster_playbooks.state() {
+            let mut draft = Draft::of_cluster_playbook(&playbook, now);
+            since(&mut draft);
+            entries.push(entry(draft, &cluster_channels));
+        }
+        for playbook in caches.playbooks.state() {
+            let mut draft = Draft::of_playbook(&playbook, now);
+            since(&mut draft);
+            let of_namespace = channels.iter().filter(|channel| channel.namespace().as_deref() == Some(&draft.namespace));
+            let known = of_namespace.map(|channel| channel.name_any()).collect();
+            entries.push(entry(draft, &known));
+        }
+        entries.sort_by(|a, b| a.draft.reference.cmp(&b.draft.reference));
+        self.current.store(Arc::new(entries));
+    }
+}
+
+fn entry(draft: Draft, channels: &BTreeSet<String>) -> Entry {
+    let compiled = compile(&draft, channels).map(Arc::new);
+    Entry { draft: Arc::new(draft), compiled }
+}

@@ -1,0 +1,160 @@
+//! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
+
+mod finding;
+mod library;
+mod queue;
+mod run;
+mod status;
+mod told;
+
+pub use finding::pass as finding_pass;
+pub use library::Library;
+pub use queue::drive;
+pub use run::pass as run_pass;
+pub use status::parameters as status_parameters;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use chrono::Utc;
+use kube::Client;
+use kube::runtime::events::Recorder;
+use quell_actions::{Context, Mark, Writer};
+use quell_crds::v1alpha1::{Finding, Remediation, RemediationStatus, StepRecord};
+use quell_notify::Courier;
+use quell_playbooks::World;
+use quell_playbooks::cel::Scope;
+use quell_playbooks::compile::CompiledStep;
+use thiserror::Error;
+
+use crate::caches::Caches;
+use crate::identity::Identities;
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+
+/// What the engine works with.
+pub struct Engine {
+    /// Writes records, as Quell itself.
+    pub client: Client,
+    /// Writes effects, as the playbook's own identity.
+    pub identities: Identities,
+    /// What is known of the cluster.
+    pub caches: Arc<Caches>,
+    /// The playbooks, compiled.
+    pub library: Arc<Library>,
+    /// Containment before book-keeping.
+    pub lanes: Lanes,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Writes Events.
+    pub recorder: Recorder,
+    /// Calls to the outside that aren't notifications.
+    pub http: reqwest::Client,
+    /// Carries notifications.
+    pub courier: Arc<Courier>,
+    /// Runs that are under way.
+    pub runs: Runs,
+}
+
+/// Why a pass could not come to its end; it is made again.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The API server did not take a record.
+    #[error("{doing}: {source}")]
+    Record {
+        /// What was attempted.
+        doing: String,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// No client for the playbook's identity.
+    #[error("no client for the service account of the playbook: {0}")]
+    Identity(Box<kube::Error>),
+    /// A task panicked: a bug, and no reason to stop what others do.
+    #[error("a pass broke off: {0}")]
+    BrokeOff(#[from] tokio::task::JoinError),
+}
+
+impl EngineError {
+    fn record(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Record { doing, source: Box::new(source) }
+    }
+}
+
+/// Runs that are under way, as this process knows them. It is their only writer, so what it wrote last is newer than what a watch shows.
+#[derive(Default)]
+pub struct Runs {
+    all: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Live>>>>,
+}
+
+/// One run that is under way.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Its steps, compiled once.
+    pub steps: Arc<Vec<CompiledStep>>,
+    /// What each did; what is durable may be a write behind.
+    pub status: Option<RemediationStatus>,
+    /// The status as it was last written.
+    pub written: Option<RemediationStatus>,
+    /// The Finding as it was last seen: a run goes on when its Finding is deleted.
+    pub finding: Option<Finding>,
+}
+
+impl Runs {
+    /// The run of that name; whoever holds it is the only one that moves it.
+    #[must_use]
+    pub fn of(&self, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Live>> {
+        match self.all.lock() {
+            Ok(mut all) => all.entry((namespace.to_owned(), name.to_owned())).or_default().clone(),
+            Err(_) => Arc::default(),
+        }
+    }
+
+    /// Forgets a run that is gone, or has ended and is recorded.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        if let Ok(mut all) = self.all.lock() {
+            all.remove(&(namespace.to_owned(), name.to_owned()));
+        }
+    }
+}
+
+/// What one step is done with; borrowed by its [`Context`].
+pub(crate) struct Stage<'a> {
+    pub engine: &'a Engine,
+    pub run: &'a Remediation,
+    pub world: &'a World,
+    pub scope: &'a Scope,
+    pub writer: &'a Writer,
+    pub steps: &'a [CompiledStep],
+    pub records: &'a [StepRecord],
+}
+
+impl Stage<'_> {
+    pub fn mark(&self, step: usize) -> Mark {
+        use kube::ResourceExt as _;
+        Mark {
+            namespace: self.run.namespace().unwrap_or_default(),
+            remediation: self.run.name_any(),
+            finding: self.run.spec.finding.name.clone(),
+            step: self.steps[step].step.name.clone(),
+        }
+    }
+
+    pub fn context<'a>(&'a self, mark: &'a Mark, step: usize) -> Context<'a> {
+        Context {
+            mark,
+            playbook: self.run.spec.playbook.kind,
+            world: self.world,
+            scope: self.scope,
+            names: &self.steps[step].names,
+            record: &self.records[step],
+            steps: self.records,
+            cluster: &*self.engine.caches,
+            writer: self.writer,
+            http: &self.engine.http,
+            courier: &self.engine.courier,
+            now: Utc::now(),
+        }
+    }
+}

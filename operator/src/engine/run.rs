@@ -1,0 +1,249 @@
+//! A run: observe, plan, perform, report, until there is nothing to do now.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use quell_actions::Writer;
+use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Remediation, RemediationStatus, StepKind, StepState};
+use quell_playbooks::compile::{CompiledStep, compile_steps};
+use quell_playbooks::kind::traits;
+use quell_playbooks::plan::{self, Decision, Run};
+use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
+
+use crate::engine::{Engine, EngineError, Live, Stage, status, told};
+
+/// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
+const LOOK_ANYWAY: Duration = Duration::from_secs(15);
+
+/// One look at a run. It moves as far as it can without waiting.
+pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Action, EngineError> {
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    let live = engine.runs.of(&namespace, &name);
+    let mut live = live.lock().await;
+    resume(&mut live, &run);
+    let steps = live.steps.clone();
+    let mut status = live.status.clone().unwrap_or_default();
+    let mut looked = BTreeSet::new();
+    let wake_at = loop {
+        let world = observe(&engine, &mut live, &run);
+        let scope = world.step_scope(&name, &run.spec.playbook.name, &status);
+        let now = Utc::now();
+        let plan = plan::plan(Run { steps: &steps, status: &status, intent: run.spec.intent }, &scope, now);
+        let (work, records): (Vec<_>, Vec<_>) =
+            plan.decisions.into_iter().filter_map(Work::from_decision).partition(|one| matches!(one, Work::Effect { .. }));
+        // What waits for a change is looked at once a pass; the change brings the run back here.
+        let work: Vec<_> = work.into_iter().filter(|work| looked.insert(work.step())).collect();
+        if work.is_empty() && records.is_empty() {
+            break plan.wake_at;
+        }
+        let intends = records.iter().any(|one| matches!(one, Work::Record(Decision::Begin { .. })));
+        for one in &records {
+            if let Work::Record(decision) = one {
+                apply(&mut status, &steps, decision, now);
+            }
+        }
+        if intends {
+            report(&engine, &mut live, &run, &mut status).await?;
+        }
+        effects(&engine, &mut live, &run, &steps, &world, &mut status, work).await?;
+    };
+    report(&engine, &mut live, &run, &mut status).await?;
+    let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
+    let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run;
+    drop(live);
+    if over {
+        engine.runs.forget(&namespace, &name);
+    }
+    Ok(next_look(wake_at, &status))
+}
+
+/// One decision, as far as the engine must tell them apart.
+enum Work {
+    /// Changes the record only.
+    Record(Decision),
+    /// Has an effect, or looks at one.
+    Effect { step: usize, what: What },
+}
+
+#[derive(Clone)]
+enum What {
+    Perform(Box<StepKind>),
+    Revert,
+    Undo,
+}
+
+impl Work {
+    #[allow(clippy::unnecessary_wraps, reason = "decisions and work may come apart, as they do in a rehearsal")]
+    fn from_decision(decision: Decision) -> Option<Self> {
+        Some(match decision {
+            Decision::Perform { step, kind } => Self::Effect { step, what: What::Perform(kind) },
+            Decision::Revert { step } => Self::Effect { step, what: What::Revert },
+            Decision::Undo { step } => Self::Effect { step, what: What::Undo },
+            other => Self::Record(other),
+        })
+    }
+
+    fn step(&self) -> Option<usize> {
+        match self {
+            Self::Effect { step, .. } => Some(*step),
+            Self::Record(_) => None,
+        }
+    }
+}
+
+/// What became of an effect.
+enum Became {
+    Of(Outcome),
+    Reverted(UndoOutcome),
+    Undone(UndoOutcome),
+}
+
+/// Takes a run up from its record; what this process knows already is newer.
+fn resume(live: &mut Live, run: &Remediation) {
+    if live.steps.is_empty() {
+        // The steps compiled when the run began. Were they not to compile any more, the run has no step and ends as such.
+        live.steps = Arc::new(compile_steps(&run.spec.steps).unwrap_or_default());
+    }
+    if live.status.is_none() {
+        live.status = Some(plan::prepare(&live.steps, run.status.as_ref(), Utc::now()));
+        live.written.clone_from(&run.status);
+    }
+}
+
+fn observe(engine: &Engine, live: &mut Live, run: &Remediation) -> World {
+    let namespace = run.namespace().unwrap_or_default();
+    let key = ObjectRef::<Finding>::new(&run.spec.finding.name).within(&namespace);
+    let there = engine.caches.findings.get(&key).filter(|found| found.uid().as_deref() == Some(&run.spec.finding.uid));
+    if let Some(finding) = there {
+        live.finding = Some((*finding).clone());
+    }
+    let finding = live.finding.get_or_insert_with(|| deleted_finding(run)).clone();
+    engine.caches.world(&finding, &run.spec.target, run.spec.workload.as_ref())
+}
+
+/// A Finding that was deleted before this process saw it: what the run kept of it.
+fn deleted_finding(run: &Remediation) -> Finding {
+    let spec = FindingSpec {
+        source: "deleted".to_owned(),
+        rule: run.spec.finding.name.clone(),
+        target: run.spec.target.clone(),
+        workload: run.spec.workload.clone(),
+        ..FindingSpec::default()
+    };
+    let mut finding = Finding::new(&run.spec.finding.name, spec);
+    finding.metadata.namespace = run.namespace();
+    finding
+}
+
+/// Makes the effects side by side, and records each as it comes to its end.
+async fn effects(
+    engine: &Engine,
+    live: &mut Live,
+    run: &Remediation,
+    steps: &[CompiledStep],
+    world: &World,
+    status: &mut RemediationStatus,
+    work: Vec<Work>,
+) -> Result<(), EngineError> {
+    if work.is_empty() {
+        return Ok(());
+    }
+    let namespace = run.namespace().unwrap_or_default();
+    let client = engine
+        .identities
+        .of(&run.spec.playbook, &namespace)
+        .map_err(|error| EngineError::Identity(Box::new(error)))?;
+    let writer = Writer::new(client);
+    for one in &work {
+        if let Work::Effect { step, what: What::Perform(_) } = one {
+            progress::begin(&mut status.steps[*step], Utc::now());
+        }
+    }
+    let records = status.steps.clone();
+    let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
+    let stage = Stage { engine, run, world, scope: &scope, writer: &writer, steps, records: &records };
+    let mut under_way: FuturesUnordered<_> = work
+        .into_iter()
+        .filter_map(|one| match one {
+            Work::Effect { step, what } => Some(effect(&stage, step, what)),
+            Work::Record(_) => None,
+        })
+        .collect();
+    while let Some((step, became)) = under_way.next().await {
+        settle(status, steps, run, step, became);
+        if !under_way.is_empty() {
+            report(engine, live, run, status).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
+    let mark = stage.mark(step);
+    let cx = stage.context(&mark, step);
+    let kind = &stage.steps[step].step.kind;
+    let _pass = if traits(kind).contains { stage.engine.lanes.urgent().await } else { stage.engine.lanes.effect().await };
+    let undone = async || match &stage.records[step].receipt {
+        Some(receipt) => quell_actions::undo(kind, receipt, &cx).await,
+        None => UndoOutcome::LeftAlone {
+            reason: quell_crds::conditions::Reason::NothingToUndo,
+            message: "nothing is recorded that could be put back".to_owned(),
+        },
+    };
+    let became = match what {
+        What::Perform(kind) => Became::Of(quell_actions::perform(&kind, &cx).await),
+        What::Revert => Became::Reverted(undone().await),
+        What::Undo => Became::Undone(undone().await),
+    };
+    (step, became)
+}
+
+fn settle(status: &mut RemediationStatus, steps: &[CompiledStep], run: &Remediation, step: usize, became: Became) {
+    let key = format!("{}/{}/{step}", run.namespace().unwrap_or_default(), run.name_any());
+    let (record, now) = (&mut status.steps[step], Utc::now());
+    match became {
+        Became::Of(outcome) => progress::settle(record, &steps[step].step, outcome, &key, now),
+        Became::Reverted(outcome) => progress::settle_revert(record, outcome, &key, now),
+        Became::Undone(outcome) => progress::settle_undo(record, outcome, &key, now),
+    }
+}
+
+/// Writes the record where it has changed, and tells of what changed.
+async fn report(
+    engine: &Engine,
+    live: &mut Live,
+    run: &Remediation,
+    status: &mut RemediationStatus,
+) -> Result<(), EngineError> {
+    refresh(status);
+    status.observed_generation = run.metadata.generation;
+    live.status = Some(status.clone());
+    if live.written.as_ref() == Some(status) {
+        return Ok(());
+    }
+    status::write_run(engine, run, status).await?;
+    let before = live.written.replace(status.clone()).unwrap_or_default();
+    told::changes(engine, run, live.finding.as_ref(), &live.steps, &before, status).await;
+    Ok(())
+}
+
+fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Action {
+    if status.phase.is_final() {
+        return Action::await_change();
+    }
+    let waits = |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting);
+    let anyway = status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
+    let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
+    match (planned, anyway) {
+        (Some(planned), Some(anyway)) => Action::requeue(planned.min(anyway)),
+        (Some(wait), None) | (None, Some(wait)) => Action::requeue(wait),
+        (None, None) => Action::await_change(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Statuses, written only where they have changed.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt as _;
+use kube::api::{Api, Patch, PatchParams};
+use quell_crds::conditions::{ConditionType, Reason, Status, condition, is_true};
+use quell_crds::names::field_managers;
+use quell_crds::v1alpha1::{
+    Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, RunReference, StepKind, StepState,
+};
+use quell_playbooks::{Compiled, TargetState, World};
+use serde_json::{Value, json};
+
+use crate::engine::{Engine, EngineError, told};
+
+/// Which playbooks a Finding is for.
+#[derive(Default)]
+pub struct Selection {
+    /// Runs that are there.
+    pub runs: Vec<Arc<Remediation>>,
+    /// Playbooks whose run is to begin.
+    pub new: Vec<Arc<Compiled>>,
+    /// Playbooks whose `when` failed, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// How the status of our own objects is patched.
+#[must_use]
+pub fn parameters() -> PatchParams {
+    PatchParams { field_manager: Some(field_managers::RECORD.to_owned()), ..PatchParams::default() }
+}
+
+/// Writes a run's record.
+pub async fn write_run(engine: &Engine, run: &Remediation, status: &RemediationStatus) -> Result<(), EngineError> {
+    let api: Api<Remediation> = Api::namespaced(engine.client.clone(), &run.namespace().unwrap_or_default());
+    let mut fields = json!(status);
+    // A merge patch leaves what it doesn't name: what has become empty must be named.
+    for (field, empty) in [("currentStep", json!("")), ("finishedAt", Value::Null)] {
+        if fields.get(field).is_none() {
+            fields[field] = empty;
+        }
+    }
+    let _pass = engine.lanes.book_keeping().await;
+    match api.patch_status(&run.name_any(), &parameters(), &Patch::Merge(json!({ "status": fields }))).await {
+        Ok(_) => Ok(()),
+        // A run that was deleted has no record to keep; what it did carries its own.
+        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+        Err(error) => Err(EngineError::record(format!("recording the run {}", run.name_any()))(error)),
+    }
+}
+
+/// Writes a Finding's status, once every run has written its first record: those come back here by themselves.
+pub async fn report_finding(
+    engine: &Engine,
+    finding: &Finding,
+    world: &World,
+    selection: &Selection,
+) -> Result<(), EngineError> {
+    if selection.runs.iter().any(|run| run.status.is_none()) {
+        return Ok(());
+    }
+    let before = finding.status.clone().unwrap_or_default();
+    let after = finding_status(finding, world, selection, &before);
+    if finding.status.is_some() && after == before {
+        return Ok(());
+    }
+    let patch = json!({ "status": {
+        "observedGeneration": after.observed_generation,
+        "state": after.state,
+        "playbook": after.playbook,
+        "remediations": after.remediations,
+        "conditions": after.conditions,
+    }});
+    let api: Api<Finding> = Api::namespaced(engine.client.clone(), &finding.namespace().unwrap_or_default());
+    {
+        let _pass = engine.lanes.book_keeping().await;
+        match api.patch_status(&finding.name_any(), &parameters(), &Patch::Merge(&patch)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(()),
+            Err(error) => {
+                return Err(EngineError::record(format!("the status of the Finding {}", finding.name_any()))(error));
+            }
+        }
+    }
+    told::finding_changes(engine, finding, &before, &after).await;
+    Ok(())
+}
+
+fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
+    let phases: Vec<Phase> = selection.runs.iter().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
+    let quarantine = quarantine_stands(selection);
+    let state = state(&phases, quarantine);
+    let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
+    FindingStatus {
+        observed_generation: finding.metadata.generation,
+        state: Some(state),
+        count: before.count,
+        last_seen: before.last_seen,
+        playbook: match names.as_slice() {
+            [] => String::new(),
+            [one] => (*one).to_owned(),
+            [first, others @ ..] => format!("{first} +{}", others.len()),
+        },
+        remediations: selection
+            .runs
+            .iter()
+            .map(|run| RunReference {
+                name: run.name_any(),
+                playbook: run.spec.playbook.name.clone(),
+                phase: run.status.as_ref().map(|status| status.phase).unwrap_or_default(),
+            })
+            .collect(),
+        conditions: conditions(finding, world, selection, before, &phases, quarantine),
+    }
+}
+
+fn state(phases: &[Phase], quarantine: Option<bool>) -> FindingState {
+    let any = |wanted: Phase| phases.contains(&wanted);
+    if phases.is_empty() {
+        FindingState::Open
+    } else if any(Phase::Failed) {
+        FindingState::Failed
+    } else if any(Phase::Running) || any(Phase::Undoing) {
+        if quarantine == Some(true) { FindingState::Quarantined } else { FindingState::Remediating }
+    } else if any(Phase::Succeeded) {
+        FindingState::Remediated
+    } else {
+        FindingState::Undone
+    }
+}
+
+/// Whether a quarantine that a run made stands; `None` where no run made one.
+fn quarantine_stands(selection: &Selection) -> Option<bool> {
+    let mut found = None;
+    for run in &selection.runs {
+        let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
+        for (step, record) in run.spec.steps.iter().zip(records) {
+            if matches!(step.kind, StepKind::Quarantine(_)) {
+                match record.state {
+                    StepState::Succeeded | StepState::NotUndone | StepState::Undoing => found = Some(true),
+                    StepState::Undone => found = found.or(Some(false)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    found
+}
+
+fn conditions(
+    finding: &Finding,
+    world: &World,
+    selection: &Selection,
+    before: &FindingStatus,
+    phases: &[Phase],
+    quarantine: Option<bool>,
+) -> Vec<Condition> {
+    let now = Utc::now();
+    let make = |kind, status, reason, message: String| {
+        condition(&before.conditions, kind, status, reason, message, finding.metadata.generation, now)
+    };
+    let mut all = Vec::new();
+    // A pod that was found, and is gone later, was found: what is asked here is whether the signal could be placed.
+    if is_true(&before.conditions, ConditionType::TargetResolved) {
+        all.extend(quell_crds::conditions::find(&before.conditions, ConditionType::TargetResolved).cloned());
+    } else {
+        let (status, reason, message) = target_found(finding, world);
+        all.push(make(ConditionType::TargetResolved, status, reason, message));
+    }
+    let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
+    all.push(match (names.as_slice(), selection.failed.first()) {
+        ([], None) => {
+            let look = "kubectl quell explain says why each did not";
+            make(ConditionType::Matched, Status::False, Reason::NoPlaybookMatched, format!("no playbook matched; {look}"))
+        }
+        (_, Some((playbook, error))) => {
+            let message = format!("{playbook} was not run, for its match.when failed: {error}");
+            make(ConditionType::Matched, Status::Unknown, Reason::ExpressionFailed, message)
+        }
+        (names, None) => {
+            make(ConditionType::Matched, Status::True, Reason::PlaybookMatched, format!("matched by {}", names.join(", ")))
+        }
+    });
+    if let Some(stands) = quarantine {
+        let name = format!("{}/{}", finding.spec.target.namespace, finding.spec.target.name);
+        all.push(if stands {
+            let message = format!("pod {name} is under quarantine; what other policies may still allow isn't checked yet");
+            make(ConditionType::Quarantined, Status::True, Reason::QuarantineApplied, message)
+        } else {
+            let message = format!("the quarantine of pod {name} was lifted by undo");
+            make(ConditionType::Quarantined, Status::False, Reason::QuarantineLifted, message)
+        });
+    }
+    if !phases.is_empty() {
+        all.push(remediated(selection, &make));
+    }
+    all
+}
+
+fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
+    let target = &finding.spec.target;
+    let name = if target.namespace.is_empty() { target.name.clone() } else { format!("{}/{}", target.namespace, target.name) };
+    match (&world.target, &world.workload) {
+        (TargetState::Pod(pod), _) => {
+            (Status::True, Reason::TargetFound, format!("pod {name} (UID {}) on node {}", pod.uid, pod.node))
+        }
+        (TargetState::Gone, _) => {
+            let message = format!("there is no pod {name}, or no longer: nothing can be done to it");
+            (Status::False, Reason::TargetNotFound, message)
+        }
+        (TargetState::Replaced { uid }, _) => {
+            let message = format!("the pod that was reported (UID {}) is gone; {name} is another one now (UID {uid})", target.uid);
+            (Status::False, Reason::TargetReplaced, message)
+        }
+        (TargetState::NotAPod, Some(workload)) => {
+            (Status::True, Reason::TargetFound, format!("{} {}/{}", workload.kind, workload.namespace, workload.name))
+        }
+        (TargetState::NotAPod, None) => {
+            let message = format!("{} {name} was not found in this cluster", target.kind);
+            (Status::Unknown, Reason::TargetNotFound, message)
+        }
+    }
+}
+
+fn remediated(
+    selection: &Selection,
+    make: &dyn Fn(ConditionType, Status, Reason, String) -> Condition,
+) -> Condition {
+    let told = |wanted: Phase| -> Vec<String> {
+        let of = selection.runs.iter().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
+        of.map(|run| {
+            let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            let complete = quell_crds::conditions::find(conditions, ConditionType::Complete);
+            format!("{}: {}", run.spec.playbook.name, complete.map_or("ended", |one| one.message.as_str()))
+        })
+        .collect()
+    };
+    let (failed, running) = (told(Phase::Failed), told(Phase::Running).len() + told(Phase::Undoing).len());
+    let kind = ConditionType::Remediated;
+    if !failed.is_empty() {
+        make(kind, Status::False, Reason::StepFailed, failed.join("; "))
+    } else if running > 0 {
+        make(kind, Status::False, Reason::InProgress, format!("{running} of {} runs under way", selection.runs.len()))
+    } else if told(Phase::Succeeded).is_empty() {
+        make(kind, Status::False, Reason::Undone, told(Phase::Undone).join("; "))
+    } else {
+        make(kind, Status::True, Reason::Succeeded, told(Phase::Succeeded).join("; "))
+    }
+}

@@ -1,0 +1,107 @@
+//! What people are told as it happens: Events and metrics, with the reasons of the records.
+
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource as _, ResourceExt as _};
+use quell_crds::conditions::{ConditionType, Reason, find};
+use quell_crds::v1alpha1::{Finding, FindingStatus, Phase, Remediation, RemediationStatus, StepRecord, StepState};
+use quell_playbooks::compile::CompiledStep;
+
+use crate::engine::Engine;
+use crate::metrics::{RunLabels, StepLabels};
+
+/// Events hold a note of at most 1 KiB (events.k8s.io/v1).
+const LONGEST_NOTE: usize = 1000;
+
+/// Tells of what has changed in a run between two records.
+pub async fn changes(
+    engine: &Engine,
+    run: &Remediation,
+    finding: Option<&Finding>,
+    steps: &[CompiledStep],
+    before: &RemediationStatus,
+    after: &RemediationStatus,
+) {
+    for (step, record) in steps.iter().zip(&after.steps) {
+        let old = before.steps.iter().find(|old| old.name == record.name);
+        let news = old.is_none_or(|old| (old.state, &old.reason, old.attempts) != (record.state, &record.reason, record.attempts));
+        if !news || record.state == StepState::Pending {
+            continue;
+        }
+        let kind = step.step.kind.name();
+        let labels = StepLabels { kind, state: record.state.to_string(), reason: record.reason.clone() };
+        engine.metrics.steps.get_or_create(&labels).inc();
+        tracing::info!(
+            namespace = run.namespace(), remediation = run.name_any(), finding = run.spec.finding.name,
+            step = record.name, kind, state = %record.state, reason = record.reason, message = record.message, "step"
+        );
+        if let Some(event) = step_event(record) {
+            publish(engine, run, finding, event).await;
+        }
+    }
+    if before.phase != after.phase {
+        let complete = find(&after.conditions, ConditionType::Complete);
+        let reason = complete.map(|one| one.reason.clone()).unwrap_or_default();
+        let message = complete.map(|one| one.message.clone()).unwrap_or_default();
+        tracing::info!(
+            namespace = run.namespace(), remediation = run.name_any(), finding = run.spec.finding.name,
+            phase = %after.phase, reason, message, "run"
+        );
+        engine.metrics.runs.get_or_create(&RunLabels { phase: after.phase.to_string(), reason: reason.clone() }).inc();
+        // That all went well is in the Finding's own columns; an Event is for what somebody should look at.
+        if matches!(after.phase, Phase::Undone | Phase::Failed) {
+            let type_ = if after.phase == Phase::Failed { EventType::Warning } else { EventType::Normal };
+            publish(engine, run, finding, event(type_, &reason, "Run", &message)).await;
+        }
+    }
+}
+
+/// Tells of what has changed in a Finding between two statuses.
+pub async fn finding_changes(engine: &Engine, finding: &Finding, before: &FindingStatus, after: &FindingStatus) {
+    for kind in [ConditionType::TargetResolved, ConditionType::Matched] {
+        let (old, new) = (find(&before.conditions, kind), find(&after.conditions, kind));
+        let Some(new) = new else { continue };
+        let troubled = new.status != "True" && new.reason != Reason::NoPlaybookMatched.to_string();
+        if troubled && old.is_none_or(|old| old.reason != new.reason) {
+            let note = event(EventType::Warning, &new.reason, &kind.to_string(), &new.message);
+            if let Err(error) = engine.recorder.publish(&note, &finding.object_ref(&())).await {
+                tracing::warn!(%error, "an Event could not be written");
+            }
+        }
+    }
+}
+
+/// The Event of a step: every refusal, wait, retry and failure, and what was undone.
+fn step_event(record: &StepRecord) -> Option<Event> {
+    let message = format!("{}: {}", record.name, record.message);
+    let (type_, action) = match record.state {
+        StepState::Failed => (EventType::Warning, "StepFailed"),
+        StepState::Retrying => (EventType::Warning, "StepRetrying"),
+        StepState::Reverting => (EventType::Warning, "StepReverting"),
+        StepState::NotUndone => (EventType::Warning, "StepNotUndone"),
+        StepState::Undoing if !record.reason.is_empty() && record.attempts > 0 => (EventType::Warning, "UndoRetrying"),
+        StepState::Undone => (EventType::Normal, "StepUndone"),
+        StepState::Skipped if record.reason != Reason::ConditionNotMet.to_string() => (EventType::Normal, "StepSkipped"),
+        _ => return None,
+    };
+    Some(event(type_, &record.reason, action, &message))
+}
+
+fn event(type_: EventType, reason: &str, action: &str, message: &str) -> Event {
+    let end = (0..=LONGEST_NOTE.min(message.len())).rev().find(|&i| message.is_char_boundary(i)).unwrap_or_default();
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(message[..end].to_owned()),
+        action: action.to_owned(),
+        secondary: None,
+    }
+}
+
+/// An Event stands at the Finding, where people look; the run is what it is related to.
+async fn publish(engine: &Engine, run: &Remediation, finding: Option<&Finding>, mut event: Event) {
+    event.secondary = Some(run.object_ref(&()));
+    let about = finding.map_or_else(|| run.object_ref(&()), |finding| finding.object_ref(&()));
+    if let Err(error) = engine.recorder.publish(&event, &about).await {
+        tracing::warn!(%error, reason = event.reason, "an Event could not be written");
+    }
+}

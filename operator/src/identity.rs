@@ -1,0 +1,46 @@
+//! As whom effects are made: a namespaced Playbook acts as a ServiceAccount of its namespace, never with Quell's own rights.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use kube::{Client, Config};
+use quell_crds::v1alpha1::{PlaybookKind, PlaybookReference};
+
+/// Clients, one for each identity.
+pub struct Identities {
+    config: Config,
+    own: Client,
+    others: Mutex<HashMap<String, Client>>,
+}
+
+impl Identities {
+    /// `config` is what Quell itself connects with.
+    #[must_use]
+    pub fn new(config: Config, own: Client) -> Self {
+        Self { config, own, others: Mutex::default() }
+    }
+
+    /// The client of a playbook whose runs are in `namespace`.
+    pub fn of(&self, playbook: &PlaybookReference, namespace: &str) -> Result<Client, kube::Error> {
+        if playbook.kind == PlaybookKind::ClusterPlaybook {
+            return Ok(self.own.clone());
+        }
+        let user = format!("system:serviceaccount:{namespace}:{}", playbook.service_account_name);
+        if let Some(client) = self.others.lock().ok().and_then(|all| all.get(&user).cloned()) {
+            return Ok(client);
+        }
+        let mut config = self.config.clone();
+        config.auth_info.impersonate = Some(user.clone());
+        // The groups that the API server itself would give: what is granted to them holds here, too.
+        config.auth_info.impersonate_groups = Some(vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ]);
+        let client = Client::try_from(config)?;
+        if let Ok(mut all) = self.others.lock() {
+            all.insert(user, client.clone());
+        }
+        Ok(client)
+    }
+}

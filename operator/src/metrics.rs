@@ -1,0 +1,94 @@
+//! Metrics, in the names and with the reasons that conditions and Events have, too.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Labels of what a Source sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabels {
+    /// Name of the Source; `unknown` for one that isn't there.
+    pub source: String,
+    /// `accepted`, `repeated`, `refused`, `unauthorized`, `failed`.
+    pub outcome: &'static str,
+}
+
+/// Labels of what became of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StepLabels {
+    /// Kind of the step.
+    pub kind: &'static str,
+    /// State that it came to.
+    pub state: String,
+    /// Reason, as its record has it.
+    pub reason: String,
+}
+
+/// Labels of what became of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RunLabels {
+    /// Phase that it came to.
+    pub phase: String,
+    /// Reason, as its condition has it.
+    pub reason: String,
+}
+
+/// All metrics of the operator.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Signals that came in.
+    pub signals: Family<SourceLabels, Counter>,
+    /// Steps that came to a state.
+    pub steps: Family<StepLabels, Counter>,
+    /// Runs that came to a phase.
+    pub runs: Family<RunLabels, Counter>,
+    /// From the moment that a Finding was seen to the answer to its containment write.
+    pub containment: Histogram,
+    /// Whether this replica leads.
+    pub leads: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("quell");
+        let signals = Family::default();
+        registry.register("signals", "Signals that came in, by Source and outcome", signals.clone());
+        let steps = Family::default();
+        registry.register("steps", "Steps that came to a state, by kind, state and reason", steps.clone());
+        let runs = Family::default();
+        registry.register("runs", "Runs that came to a phase, by phase and reason", runs.clone());
+        let buckets = [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0];
+        let containment = Histogram::new(buckets);
+        registry.register(
+            "containment_seconds",
+            "From the moment that a Finding was seen to the answer to its containment write",
+            containment.clone(),
+        );
+        let leads = Gauge::default();
+        registry.register("leader", "1 on the replica that leads, 0 on the others", leads.clone());
+        Self { registry: Arc::new(registry), signals, steps, runs, containment, leads }
+    }
+}
+
+impl Metrics {
+    /// One signal of a Source.
+    pub fn signal(&self, source: &str, outcome: &'static str) {
+        self.signals.get_or_create(&SourceLabels { source: source.to_owned(), outcome }).inc();
+    }
+
+    /// The metrics as OpenMetrics text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

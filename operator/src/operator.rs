@@ -1,0 +1,318 @@
+//! The controller, put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Config};
+use quell_crds::v1alpha1::{Finding, Remediation};
+use quell_notify::Courier;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::caches::{Caches, Notice};
+use crate::declared::Declared;
+use crate::engine::{self, Engine, Library, Runs, drive};
+use crate::identity::Identities;
+use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
+use crate::lanes::Lanes;
+use crate::leader::Election;
+use crate::metrics::Metrics;
+use crate::mirror::Mirrors;
+use crate::probes::{self, Readiness};
+use crate::settings::Settings;
+
+/// How long an orderly end may take.
+const ORDERLY: Duration = Duration::from_secs(20);
+/// Sources whose tool isn't installed yet are looked at again after this.
+const SOURCES_AGAIN: Duration = Duration::from_secs(15);
+
+/// Why the controller ended, other than as it was told.
+#[derive(Debug, Error)]
+pub enum OperatorError {
+    /// No cluster.
+    #[error("no cluster: {0}; set KUBECONFIG, or run in a pod with a service account")]
+    Kubeconfig(#[from] kube::config::InferConfigError),
+    /// The client.
+    #[error("no client for the cluster: {0}")]
+    Client(#[from] kube::Error),
+    /// The Lease.
+    #[error("the election of the leader failed: {0}")]
+    Election(#[from] kube_lease_manager::LeaseManagerError),
+    /// The Lease was lost: another replica acts now, and this one starts anew.
+    #[error("the Lease was lost: another replica leads now")]
+    LeaseLost,
+    /// A watch ended.
+    #[error("a watch ended for good; the process starts anew")]
+    WatchEnded,
+    /// The intake.
+    #[error("the intake: {0}")]
+    Intake(#[from] ServeError),
+    /// Metrics and probes.
+    #[error("--metrics-listen {address}: {source}")]
+    Probes {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// Clients for the outside.
+    #[error("calls to the outside: {0}")]
+    Outside(String),
+}
+
+/// Runs the controller until `end`.
+pub async fn run(settings: Settings, end: CancellationToken) -> Result<(), OperatorError> {
+    let mut config = Config::infer().await?;
+    // Actions and records have tries of their own, with deadlines; a client that tries again by itself could send a create twice.
+    config.default_retry = false;
+    let client = Client::try_from(config.clone())?;
+    run_with(config, client, settings, end).await
+}
+
+/// The same with a client of the caller's, which tests use to see its requests.
+pub async fn run_with(
+    config: Config,
+    client: Client,
+    settings: Settings,
+    end: CancellationToken,
+) -> Result<(), OperatorError> {
+    let tasks = TaskTracker::new();
+    let ended = run_until(config, client, &settings, &tasks, end.clone()).await;
+    end.cancel();
+    tasks.close();
+    if tokio::time::timeout(ORDERLY, tasks.wait()).await.is_err() {
+        tracing::warn!("not everything came to its end in {} s", ORDERLY.as_secs());
+    }
+    ended
+}
+
+async fn run_until(
+    config: Config,
+    client: Client,
+    settings: &Settings,
+    tasks: &TaskTracker,
+    end: CancellationToken,
+) -> Result<(), OperatorError> {
+    let metrics = Metrics::default();
+    let ready = Readiness::default();
+    let probes = spawn_probes(settings, &metrics, &ready, tasks, &end);
+
+    let lanes = Lanes::default();
+    let (notices, noticed) = unbounded_channel();
+    let mirrors = Mirrors::new(tasks.clone(), end.clone());
+    let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &notices));
+    tokio::select! {
+        complete = caches.wait_until_ready() => complete.map_err(|_| OperatorError::WatchEnded)?,
+        ended = probes => return ended,
+        () = end.cancelled() => return Ok(()),
+    }
+    let library = Arc::new(Library::default());
+    library.refresh(&caches);
+    let sources = Sources::default();
+    sources.refresh(&caches);
+
+    let folder = Folder::new(client.clone(), lanes.clone(), tasks.clone(), end.clone());
+    let intake = Arc::new(Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, &settings.namespace));
+    let serving = intake::serve(
+        Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() },
+        settings,
+        end.clone(),
+    );
+    let recorder = Recorder::new(
+        client.clone(),
+        Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
+    );
+    let declared = Arc::new(Declared {
+        client: client.clone(),
+        caches: caches.clone(),
+        library: library.clone(),
+        recorder: recorder.clone(),
+    });
+    let queues = Queues::new();
+    let changed = Arc::new(Changed::default());
+    tasks.spawn(sort(noticed, queues.senders(), caches.clone(), library.clone(), sources, changed.clone()));
+    ready.set();
+
+    let courier = courier(settings)?;
+    let engine = Arc::new(Engine {
+        client: client.clone(),
+        identities: Identities::new(config, client.clone()),
+        caches,
+        library,
+        lanes,
+        metrics: metrics.clone(),
+        recorder,
+        http: courier.http().clone(),
+        courier: Arc::new(courier),
+        runs: Runs::default(),
+    });
+    let mut election = Election::begin(client, settings).await?;
+    let leading = async {
+        if !election.won(&end).await {
+            return Ok(());
+        }
+        tracing::info!("leads");
+        metrics.leads.set(1);
+        let lead = lead(engine, declared, intake, queues, changed, end.clone());
+        tokio::select! {
+            () = lead => Ok(()),
+            () = election.lost() => if end.is_cancelled() { Ok(()) } else { Err(OperatorError::LeaseLost) },
+        }
+    };
+    let ended = tokio::select! {
+        served = serving => served.map_err(OperatorError::from),
+        led = leading => led,
+    };
+    end.cancel();
+    election.resign().await;
+    ended
+}
+
+fn spawn_probes(
+    settings: &Settings,
+    metrics: &Metrics,
+    ready: &Readiness,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> impl Future<Output = Result<(), OperatorError>> + use<> {
+    let address = settings.metrics_listen;
+    let served = tasks.spawn(probes::serve(address, metrics.clone(), ready.clone(), end.clone()));
+    async move {
+        match served.await {
+            Ok(Err(source)) => Err(OperatorError::Probes { address, source }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the leader does, until `end`.
+async fn lead(
+    engine: Arc<Engine>,
+    declared: Arc<Declared>,
+    intake: Arc<Intake>,
+    queues: Queues,
+    changed: Arc<Changed>,
+    end: CancellationToken,
+) {
+    let caches = engine.caches.clone();
+    // Whatever happened while nobody led is in the copies.
+    for finding in caches.findings.state() {
+        let _ = queues.findings.0.send(ObjectRef::from_obj(&*finding));
+    }
+    for run in caches.remediations.state() {
+        let _ = queues.runs.0.send(ObjectRef::from_obj(&*run));
+    }
+    changed.library.notify_one();
+    changed.sources.notify_one();
+    let watched = Arc::new(Notify::new());
+    tokio::join!(
+        drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
+        drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
+        keep_library_reported(declared.clone(), changed.clone(), end.clone()),
+        keep_sources_reported(declared, changed, watched.clone(), end.clone()),
+        intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
+    );
+}
+
+async fn keep_library_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = changed.library.notified() => declared.report_library().await,
+            () = end.cancelled() => return,
+        }
+    }
+}
+
+async fn keep_sources_reported(
+    declared: Arc<Declared>,
+    changed: Arc<Changed>,
+    watched: Arc<Notify>,
+    end: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = changed.sources.notified() => {}
+            () = end.cancelled() => return,
+        }
+        watched.notify_one();
+        if declared.report_sources().await {
+            let changed = changed.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SOURCES_AGAIN).await;
+                changed.sources.notify_one();
+            });
+        }
+    }
+}
+
+/// Sends each notice to whom it concerns. Every replica does this: the queues of one that doesn't lead are emptied when it begins to.
+async fn sort(
+    mut noticed: UnboundedReceiver<Notice>,
+    (findings, runs): (UnboundedSender<ObjectRef<Finding>>, UnboundedSender<ObjectRef<Remediation>>),
+    caches: Arc<Caches>,
+    library: Arc<Library>,
+    sources: Sources,
+    changed: Arc<Changed>,
+) {
+    while let Some(notice) = noticed.recv().await {
+        match notice {
+            Notice::Finding(finding) => drop(findings.send(finding)),
+            Notice::Run(run) => drop(runs.send(run)),
+            Notice::Library => {
+                library.refresh(&caches);
+                // A Finding that was reported when its playbook wasn't ready is looked at again.
+                for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
+                    drop(findings.send(ObjectRef::from_obj(&**finding)));
+                }
+                changed.library.notify_one();
+            }
+            Notice::Sources => {
+                sources.refresh(&caches);
+                changed.sources.notify_one();
+            }
+        }
+    }
+}
+
+fn is_unmatched(finding: &Finding) -> bool {
+    finding.status.as_ref().is_none_or(|status| status.remediations.is_empty())
+}
+
+/// What has changed among the things that people declare.
+#[derive(Default)]
+struct Changed {
+    library: Notify,
+    sources: Notify,
+}
+
+struct Queues {
+    findings: (UnboundedSender<ObjectRef<Finding>>, UnboundedReceiver<ObjectRef<Finding>>),
+    runs: (UnboundedSender<ObjectRef<Remediation>>, UnboundedReceiver<ObjectRef<Remediation>>),
+}
+
+impl Queues {
+    fn new() -> Self {
+        Self { findings: unbounded_channel(), runs: unbounded_channel() }
+    }
+
+    fn senders(&self) -> (UnboundedSender<ObjectRef<Finding>>, UnboundedSender<ObjectRef<Remediation>>) {
+        (self.findings.0.clone(), self.runs.0.clone())
+    }
+}
+
+fn courier(settings: &Settings) -> Result<Courier, OperatorError> {
+    let roots = extra_roots(settings)?;
+    Courier::new(roots.as_deref()).map_err(|error| OperatorError::Outside(error.to_string()))
+}
+
+fn extra_roots(settings: &Settings) -> Result<Option<Vec<u8>>, OperatorError> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|error| OperatorError::Outside(format!("--extra-ca {}: {error}", path.display())))
+    };
+    settings.extra_ca.as_ref().map(read).transpose()
+}

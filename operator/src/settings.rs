@@ -1,0 +1,87 @@
+//! What the operator can be told: flags, and environment variables of the same names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turns security findings into finished, proven, reversible remediation.
+#[derive(Debug, Parser)]
+#[command(name = "quell", version, propagate_version = true, max_term_width = 100)]
+pub struct Command {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Run the controller: in a cluster, or outside of one with KUBECONFIG.
+    #[command(after_help = EXAMPLES)]
+    Operator(Settings),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  In a cluster, as the chart starts it:
+    quell operator --ingest-tls-cert /tls/tls.crt --ingest-tls-key /tls/tls.key
+
+  On your own machine, against the cluster of your kubeconfig, signals on loopback without TLS:
+    KUBECONFIG=~/.kube/config quell operator --namespace quell --ingest-listen 127.0.0.1:8443 --ingest-plaintext";
+
+/// Settings of the controller.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Where signals are taken in: POST /v1/sources/<Source's name>
+    #[arg(long, env = "QUELL_INGEST_LISTEN", default_value = "0.0.0.0:8443")]
+    pub ingest_listen: SocketAddr,
+    /// Take signals in without TLS; only on a loopback address
+    #[arg(long, env = "QUELL_INGEST_PLAINTEXT")]
+    pub ingest_plaintext: bool,
+    /// Certificate chain of the intake (PEM); without one, a self-signed certificate is made at each start
+    #[arg(long, env = "QUELL_INGEST_TLS_CERT", requires = "ingest_tls_key")]
+    pub ingest_tls_cert: Option<PathBuf>,
+    /// Private key of the intake (PEM)
+    #[arg(long, env = "QUELL_INGEST_TLS_KEY", requires = "ingest_tls_cert")]
+    pub ingest_tls_key: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, env = "QUELL_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
+    pub metrics_listen: SocketAddr,
+    /// Quell's own namespace: its Lease, the Secrets of Sources and ClusterChannels, Findings about what is in no namespace
+    #[arg(long, env = "QUELL_NAMESPACE", default_value = "quell")]
+    pub namespace: String,
+    /// How the log is written to standard error
+    #[arg(long, env = "QUELL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+    /// What is logged, as `RUST_LOG` has it
+    #[arg(long, env = "QUELL_LOG", default_value = "info,kube_runtime=warn,kube_client=warn")]
+    pub log: String,
+    /// Name of this replica in the Lease; the pod's name in a cluster
+    #[arg(long, env = "QUELL_IDENTITY")]
+    pub identity: Option<String>,
+    /// Seconds after which another replica takes over from a leader that is silent
+    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
+    pub lease_seconds: u64,
+    /// Certificates (PEM) that channels and builders are trusted by, beside those of the system
+    #[arg(long, env = "QUELL_EXTRA_CA")]
+    pub extra_ca: Option<PathBuf>,
+}
+
+impl Settings {
+    /// How long the lease holds without renewal.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,218 @@
+//! An engine without a cluster: decisions are applied, effects are what the test says, the clock goes where the plan wants it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use quell_crds::conditions::{self, ConditionType, Reason};
+use quell_crds::v1alpha1::{
+    Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, Step, StepKind, StepRecord, StepState,
+};
+use quell_playbooks::compile::{CompiledStep, compile_steps};
+use quell_playbooks::plan::{self, Run};
+use quell_playbooks::{Decision, Outcome, Plan, UndoOutcome, World, apply, progress, refresh};
+use serde_json::Value;
+
+/// Rounds after which a run that has not ended never will.
+pub const ROUNDS: usize = 10_000;
+
+pub fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+}
+
+pub fn compiled(steps: Value) -> Vec<CompiledStep> {
+    let steps: Vec<Step> = serde_json::from_value(steps).unwrap();
+    compile_steps(&steps).unwrap()
+}
+
+pub fn finding() -> Finding {
+    let spec = FindingSpec { source: "falco".into(), rule: "Reverse shell".into(), ..FindingSpec::default() };
+    let mut finding = Finding::new("falco-1", spec);
+    finding.metadata.namespace = Some("shop".into());
+    finding
+}
+
+pub fn receipt(name: &str) -> Receipt {
+    Receipt { api_version: "v1".into(), kind: "Pod".into(), name: name.into(), ..Receipt::default() }
+}
+
+pub fn done() -> Outcome {
+    Outcome::Done { message: "done".into(), outputs: BTreeMap::new(), receipt: None }
+}
+
+/// Done, with a receipt.
+pub fn changed(name: &str) -> Outcome {
+    Outcome::Done { message: "done".into(), outputs: BTreeMap::new(), receipt: Some(receipt(name)) }
+}
+
+pub fn pending(look_again: Option<u64>, receipt: Option<Receipt>) -> Outcome {
+    let look_again = look_again.map(Duration::from_secs);
+    Outcome::Pending { message: "not yet".into(), outputs: BTreeMap::new(), receipt, look_again }
+}
+
+pub fn failed(transient: bool) -> Outcome {
+    Outcome::Failed { reason: Reason::Invalid, message: "no".into(), transient, outputs: BTreeMap::new(), receipt: None }
+}
+
+pub fn undone() -> UndoOutcome {
+    UndoOutcome::Undone { message: "put back".into() }
+}
+
+pub fn left_alone() -> UndoOutcome {
+    UndoOutcome::LeftAlone { reason: Reason::ChangedSince, message: "someone changed it".into() }
+}
+
+pub fn try_again() -> UndoOutcome {
+    UndoOutcome::TryAgain { reason: Reason::ApiUnavailable, message: "too busy".into() }
+}
+
+/// A run in play.
+pub struct Game {
+    pub steps: Vec<CompiledStep>,
+    pub status: RemediationStatus,
+    pub intent: Intent,
+    pub now: DateTime<Utc>,
+    pub world: World,
+    /// Every decision so far, in a few words each.
+    pub log: Vec<String>,
+    /// What each `Perform` was given, by step.
+    pub given: Vec<(String, StepKind)>,
+    outcomes: HashMap<String, VecDeque<Outcome>>,
+    undos: HashMap<String, VecDeque<UndoOutcome>>,
+}
+
+impl Game {
+    pub fn new(steps: Value) -> Self {
+        Self::of(compiled(steps), World { finding: finding(), ..World::default() })
+    }
+
+    pub fn of(steps: Vec<CompiledStep>, world: World) -> Self {
+        let status = plan::prepare(&steps, None, at(0));
+        Self {
+            steps,
+            status,
+            intent: Intent::Run,
+            now: at(0),
+            world,
+            log: Vec::new(),
+            given: Vec::new(),
+            outcomes: HashMap::new(),
+            undos: HashMap::new(),
+        }
+    }
+
+    /// What the tries of a step come to, one after the other, the last one again and again. Default: done, with nothing to undo.
+    pub fn on(mut self, step: &str, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        self.outcomes.insert(step.into(), outcomes.into_iter().collect());
+        self
+    }
+
+    /// What the undos of a step come to. Default: undone.
+    pub fn on_undo(mut self, step: &str, outcomes: impl IntoIterator<Item = UndoOutcome>) -> Self {
+        self.undos.insert(step.into(), outcomes.into_iter().collect());
+        self
+    }
+
+    pub fn plan(&self) -> Plan {
+        let scope = self.world.step_scope("run", "playbook", &self.status);
+        plan::plan(Run { steps: &self.steps, status: &self.status, intent: self.intent }, &scope, self.now)
+    }
+
+    /// What the plan says now, in a few words.
+    pub fn says(&self) -> Vec<String> {
+        self.plan().decisions.iter().map(|decision| self.words(decision)).collect()
+    }
+
+    pub fn words(&self, decision: &Decision) -> String {
+        let name = |step: &usize| self.steps[*step].step.name.clone();
+        match decision {
+            Decision::Begin { step } => format!("begin {}", name(step)),
+            Decision::Perform { step, .. } => format!("perform {}", name(step)),
+            Decision::Skip { step, reason, .. } => format!("skip {} {reason}", name(step)),
+            Decision::Fail { step, reason, .. } => format!("fail {} {reason}", name(step)),
+            Decision::Revert { step } => format!("revert {}", name(step)),
+            Decision::Undo { step } => format!("undo {}", name(step)),
+            Decision::Enter { phase, reason, .. } => format!("enter {phase} {reason}"),
+        }
+    }
+
+    /// Does what the plan says now, as the engine does: the records first, then the effects, side by side.
+    pub fn turn(&mut self) -> Plan {
+        let plan = self.plan();
+        for decision in &plan.decisions {
+            self.log.push(self.words(decision));
+            apply(&mut self.status, &self.steps, decision, self.now);
+        }
+        for decision in &plan.decisions {
+            self.settle(decision);
+        }
+        refresh(&mut self.status);
+        plan
+    }
+
+    fn settle(&mut self, decision: &Decision) {
+        let now = self.now;
+        match decision {
+            Decision::Perform { step, kind } => {
+                let compiled = &self.steps[*step].step;
+                self.given.push((compiled.name.clone(), (**kind).clone()));
+                let outcome = next(&mut self.outcomes, &compiled.name).unwrap_or_else(done);
+                progress::settle(&mut self.status.steps[*step], compiled, outcome, "shop/run/step", now);
+            }
+            Decision::Revert { step } => {
+                let outcome = next(&mut self.undos, &self.steps[*step].step.name).unwrap_or_else(undone);
+                progress::settle_revert(&mut self.status.steps[*step], outcome, "shop/run/step", now);
+            }
+            Decision::Undo { step } => {
+                let outcome = next(&mut self.undos, &self.steps[*step].step.name).unwrap_or_else(undone);
+                progress::settle_undo(&mut self.status.steps[*step], outcome, "shop/run/step", now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Turns and waits until nothing more happens by itself.
+    pub fn play(&mut self) -> &mut Self {
+        for _ in 0..ROUNDS {
+            let before = self.status.clone();
+            let plan = self.turn();
+            if self.status != before {
+                continue;
+            }
+            match self.plan().wake_at {
+                Some(wake_at) => self.now = wake_at,
+                None => {
+                    let waits = plan.decisions.iter().all(|one| matches!(one, Decision::Perform { .. }));
+                    assert!(waits, "{plan:?} changes nothing");
+                    return self;
+                }
+            }
+        }
+        panic!("the run does not end: {:?}", self.status);
+    }
+
+    pub fn pass(&mut self, seconds: i64) -> &mut Self {
+        self.now += TimeDelta::seconds(seconds);
+        self
+    }
+
+    pub fn record(&self, step: &str) -> &StepRecord {
+        self.status.steps.iter().find(|record| record.name == step).unwrap()
+    }
+
+    pub fn states(&self) -> Vec<StepState> {
+        self.status.steps.iter().map(|record| record.state).collect()
+    }
+
+    /// Phase, and reason and message of the `Complete` condition.
+    pub fn end(&self) -> (Phase, String, String) {
+        let complete = conditions::find(&self.status.conditions, ConditionType::Complete);
+        let (reason, message) = complete.map(|one| (one.reason.clone(), one.message.clone())).unwrap_or_default();
+        (self.status.phase, reason, message)
+    }
+}
+
+fn next<T: Clone>(of: &mut HashMap<String, VecDeque<T>>, step: &str) -> Option<T> {
+    let queue = of.get_mut(step)?;
+    if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
+}
