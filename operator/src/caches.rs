@@ -1,6 +1,6 @@
 //! What the operator knows of the cluster without asking: trimmed copies, and the questions that decisions put to them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -25,13 +25,20 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::mirror::{Change, Mirrors};
 
-/// Something has changed that somebody must look at.
-#[derive(Clone, Debug)]
+/// Where it is told that something has changed. Findings and runs go straight to their queues.
+#[derive(Clone)]
+pub struct Notices {
+    /// Findings.
+    pub findings: UnboundedSender<ObjectRef<Finding>>,
+    /// Runs, or something that they have marked.
+    pub runs: UnboundedSender<ObjectRef<Remediation>>,
+    /// What people declare.
+    pub declared: UnboundedSender<Notice>,
+}
+
+/// Something that people declare has changed.
+#[derive(Clone, Copy, Debug)]
 pub enum Notice {
-    /// A Finding.
-    Finding(ObjectRef<Finding>),
-    /// A run, or something that it has marked.
-    Run(ObjectRef<Remediation>),
     /// A playbook or channel.
     Library,
     /// A Source, or a Secret in Quell's namespace.
@@ -78,7 +85,7 @@ struct Marked {
 impl Caches {
     /// Begins to watch. `notices` is told what has changed.
     #[must_use]
-    pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &UnboundedSender<Notice>) -> Self {
+    pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &Notices) -> Self {
         let runs_of: Arc<RwLock<HashMap<String, BTreeSet<String>>>> = Arc::default();
         let policies = Arc::new(StandingPolicies::default());
         let all = watcher::Config::default();
@@ -96,7 +103,7 @@ impl Caches {
                 let notices = notices.clone();
                 move |change| {
                     if let Change::There(finding) = change {
-                        let _ = notices.send(Notice::Finding(ObjectRef::from_obj(&*finding)));
+                        let _ = notices.findings.send(ObjectRef::from_obj(&*finding));
                     }
                 }
             }),
@@ -104,15 +111,15 @@ impl Caches {
                 let (notices, runs_of) = (notices.clone(), runs_of.clone());
                 move |change| remediation_changed(&notices, &runs_of, &change)
             }),
-            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
-            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
-            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
-            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Library)),
-            sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, &Notice::Sources)),
+            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all, |_| {}, {
-                let (notices, mut library) = (notices.clone(), tell(notices, &Notice::Library));
+                let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {
-                    let _ = notices.send(Notice::Sources);
+                    let _ = notices.declared.send(Notice::Sources);
                     library(change);
                 }
             }),
@@ -366,23 +373,23 @@ fn trim_namespace(namespace: &mut PartialObjectMeta<Namespace>) {
     namespace.metadata.annotations = None;
 }
 
-fn tell<K>(notices: &UnboundedSender<Notice>, notice: &Notice) -> impl FnMut(Change<K>) + Send + use<K> {
-    let (notices, notice) = (notices.clone(), notice.clone());
+fn tell<K>(notices: &Notices, notice: Notice) -> impl FnMut(Change<K>) + Send + use<K> {
+    let declared = notices.declared.clone();
     move |_| {
-        let _ = notices.send(notice.clone());
+        let _ = declared.send(notice);
     }
 }
 
 /// An object that a run has marked wakes the run.
-fn tell_run<K: Resource>(notices: &UnboundedSender<Notice>, change: &Change<K>) {
+fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     let (Change::There(object) | Change::Gone(object)) = change else { return };
     if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), object.namespace()) {
-        let _ = notices.send(Notice::Run(ObjectRef::new(name).within(&namespace)));
+        let _ = notices.runs.send(ObjectRef::new(name).within(&namespace));
     }
 }
 
 fn remediation_changed(
-    notices: &UnboundedSender<Notice>,
+    notices: &Notices,
     runs_of: &RwLock<HashMap<String, BTreeSet<String>>>,
     change: &Change<Remediation>,
 ) {
@@ -399,8 +406,8 @@ fn remediation_changed(
             }
         }
     }
-    let _ = notices.send(Notice::Run(ObjectRef::from_obj(&**run)));
-    let _ = notices.send(Notice::Finding(ObjectRef::new(&run.spec.finding.name).within(&namespace)));
+    let _ = notices.runs.send(ObjectRef::from_obj(&**run));
+    let _ = notices.findings.send(ObjectRef::new(&run.spec.finding.name).within(&namespace));
 }
 
 /// Keeps the note of where the quarantine policy stands. The note is made in a task of its own, for it may have to wait for a step that
@@ -424,10 +431,4 @@ fn policy_changed(policies: Arc<StandingPolicies>) -> impl FnMut(Change<NetworkP
             if there { policies.stands(&namespace).await } else { policies.gone(&namespace).await }
         });
     }
-}
-
-/// Labels of an object, or none.
-#[must_use]
-pub fn labels_of(metadata: &ObjectMeta) -> BTreeMap<String, String> {
-    metadata.labels.clone().unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 //! No lane is a rate limit: work waits only while other work is in flight.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -11,7 +12,10 @@ const URGENT: usize = 48;
 /// Book-keeping while nothing is urgent.
 const QUIET: usize = 24;
 /// Book-keeping that goes on under any pressure, so that records are late but never starve.
-const ALWAYS: usize = 2;
+const ALWAYS: usize = 1;
+/// How long nothing must have been urgent. In a storm the gaps between alerts are shorter, and records that began in each would be in the
+/// way of the next.
+const LULL: Duration = Duration::from_millis(20);
 
 /// Steps other than containment: some wait for answers from outside, so they don't share book-keeping's permits.
 const EFFECTS: usize = 64;
@@ -50,7 +54,7 @@ impl Pressure {
     fn new(sender: &Arc<watch::Sender<usize>>) -> Self {
         sender.send_if_modified(|waiting| {
             *waiting += 1;
-            false
+            *waiting == 1
         });
         Self(sender.clone())
     }
@@ -60,7 +64,7 @@ impl Drop for Pressure {
     fn drop(&mut self) {
         self.0.send_if_modified(|waiting| {
             *waiting -= 1;
-            // Only the end of all pressure is news to those who wait for it.
+            // Only the end of all pressure, and its beginning, is news to those who wait.
             *waiting == 0
         });
     }
@@ -84,8 +88,13 @@ impl Lanes {
         let quiet = async {
             let permit = self.quiet.clone().acquire_owned().await.ok();
             let mut pressure = self.pressure.subscribe();
-            let _ = pressure.wait_for(|waiting| *waiting == 0).await;
-            permit
+            loop {
+                let _ = pressure.wait_for(|waiting| *waiting == 0).await;
+                let urgent_again = pressure.wait_for(|waiting| *waiting > 0);
+                if tokio::time::timeout(LULL, urgent_again).await.is_err() {
+                    break permit;
+                }
+            }
         };
         let permit = tokio::select! {
             biased;
@@ -98,8 +107,6 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::FutureExt as _;
 
     use super::*;

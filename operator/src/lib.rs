@@ -11,8 +11,10 @@ mod metrics;
 mod mirror;
 pub mod operator;
 mod probes;
+mod process;
 pub mod rbac;
 pub mod settings;
 
+pub use process::start;
 pub use operator::{OperatorError, run, run_with};
 pub use settings::{Command, LogFormat, Settings, Task};

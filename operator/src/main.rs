@@ -1,47 +1,5 @@
 //! The binary `quell`.
 
-use std::process::ExitCode;
-
-use clap::Parser as _;
-use quell_operator::{Command, LogFormat, Settings, Task};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Command { task: Task::Operator(settings) } = Command::parse();
-    log(&settings);
-    // The one provider of the process; the only failure is that there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let end = CancellationToken::new();
-    tokio::spawn(end_on_signal(end.clone()));
-    match quell_operator::run(settings, end).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "ends");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn log(settings: &Settings) {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&settings.log))
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
-}
-
-async fn end_on_signal(end: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    end.cancel();
+fn main() -> std::process::ExitCode {
+    quell_operator::start()
 }

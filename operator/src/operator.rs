@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caches::{Caches, Notice};
+use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
 use crate::engine::{self, Engine, Library, Runs, drive};
 use crate::identity::Identities;
@@ -103,7 +103,9 @@ async fn run_until(
     let probes = spawn_probes(settings, &metrics, &ready, tasks, &end);
 
     let lanes = Lanes::default();
-    let (notices, noticed) = unbounded_channel();
+    let queues = Queues::new();
+    let (declared, noticed) = unbounded_channel();
+    let notices = Notices { findings: queues.findings.0.clone(), runs: queues.runs.0.clone(), declared };
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
     let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &notices));
     tokio::select! {
@@ -133,9 +135,8 @@ async fn run_until(
         library: library.clone(),
         recorder: recorder.clone(),
     });
-    let queues = Queues::new();
     let changed = Arc::new(Changed::default());
-    tasks.spawn(sort(noticed, queues.senders(), caches.clone(), library.clone(), sources, changed.clone()));
+    tasks.spawn(keep_up(noticed, queues.findings.0.clone(), caches.clone(), library.clone(), sources, changed.clone()));
     ready.set();
 
     let courier = courier(settings)?;
@@ -250,10 +251,10 @@ async fn keep_sources_reported(
     }
 }
 
-/// Sends each notice to whom it concerns. Every replica does this: the queues of one that doesn't lead are emptied when it begins to.
-async fn sort(
+/// Takes over what people declare. Every replica does this.
+async fn keep_up(
     mut noticed: UnboundedReceiver<Notice>,
-    (findings, runs): (UnboundedSender<ObjectRef<Finding>>, UnboundedSender<ObjectRef<Remediation>>),
+    findings: UnboundedSender<ObjectRef<Finding>>,
     caches: Arc<Caches>,
     library: Arc<Library>,
     sources: Sources,
@@ -261,13 +262,12 @@ async fn sort(
 ) {
     while let Some(notice) = noticed.recv().await {
         match notice {
-            Notice::Finding(finding) => drop(findings.send(finding)),
-            Notice::Run(run) => drop(runs.send(run)),
             Notice::Library => {
-                library.refresh(&caches);
-                // A Finding that was reported when its playbook wasn't ready is looked at again.
-                for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
-                    drop(findings.send(ObjectRef::from_obj(&**finding)));
+                if library.refresh(&caches) {
+                    // A Finding that was reported when its playbook wasn't ready is looked at again.
+                    for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
+                        drop(findings.send(ObjectRef::from_obj(&**finding)));
+                    }
                 }
                 changed.library.notify_one();
             }
@@ -298,10 +298,6 @@ struct Queues {
 impl Queues {
     fn new() -> Self {
         Self { findings: unbounded_channel(), runs: unbounded_channel() }
-    }
-
-    fn senders(&self) -> (UnboundedSender<ObjectRef<Finding>>, UnboundedSender<ObjectRef<Remediation>>) {
-        (self.findings.0.clone(), self.runs.0.clone())
     }
 }
 

@@ -1,1 +1,353 @@
-//! The rights of the operator itself; the chart's RBAC is made from these and the actions' own.
+//! The rights of the operator: its own, and those of the steps that it does for ClusterPlaybooks. The chart's roles and the table in
+//! `docs/install.md` are made from these.
+//!
+//! What a namespaced Playbook does needs none of them but the right to act as a ServiceAccount of its namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use quell_actions::rights::{self, Place};
+
+use crate::leader::LEASE;
+
+/// Where a right is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// In every namespace: the ClusterRole `quell`.
+    Cluster,
+    /// In Quell's own namespace only: the Role `quell`.
+    OwnNamespace,
+    /// In the namespaces whose Playbooks may act as a ServiceAccount of theirs: the ClusterRole `quell-impersonate`.
+    Impersonation,
+}
+
+/// Rights that are needed for one purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Resources, with their subresources after a slash.
+    pub resources: &'static [&'static str],
+    /// The only objects that it is about; empty for all.
+    pub names: &'static [&'static str],
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// Where.
+    pub scope: Scope,
+    /// What for.
+    pub why: &'static str,
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+const FOLLOW: &[&str] = &["list", "watch"];
+
+const fn cluster(
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+    why: &'static str,
+) -> Need {
+    Need { group, resources, names: &[], verbs, scope: Scope::Cluster, why }
+}
+
+const fn own(
+    group: &'static str,
+    resources: &'static [&'static str],
+    names: &'static [&'static str],
+    verbs: &'static [&'static str],
+    why: &'static str,
+) -> Need {
+    Need { group, resources, names, verbs, scope: Scope::OwnNamespace, why }
+}
+
+/// What the operator itself needs, whatever the playbooks do.
+pub const OWN: &[Need] = &[
+    cluster(
+        "",
+        &["pods"],
+        READ,
+        "finds the pod that a signal is about, its image and its node; a pod that is newer than the copy is read",
+    ),
+    cluster("", &["namespaces"], FOLLOW, "labels of namespaces, for `match` (metadata only)"),
+    cluster("apps", &["replicasets"], FOLLOW, "owners of pods (metadata only)"),
+    cluster("batch", &["jobs"], FOLLOW, "owners of pods, and builds that runs wait for (metadata only)"),
+    cluster(
+        "apps",
+        &["daemonsets", "deployments", "statefulsets"],
+        FOLLOW,
+        "roll-outs that runs wait for (metadata only, of what a run has marked)",
+    ),
+    cluster("networking.k8s.io", &["networkpolicies"], FOLLOW, "which quarantine policies stand"),
+    cluster(
+        "quell.dev",
+        &["findings"],
+        &["create", "get", "list", "watch"],
+        "stores what is reported, and counts repeats",
+    ),
+    cluster(
+        "quell.dev",
+        &["remediations"],
+        &["create", "list", "watch"],
+        "begins runs, and takes them up after a restart",
+    ),
+    cluster(
+        "quell.dev",
+        &["channels", "clusterchannels", "clusterplaybooks", "playbooks", "sources"],
+        FOLLOW,
+        "what people declare",
+    ),
+    cluster(
+        "quell.dev",
+        &[
+            "channels/status",
+            "clusterchannels/status",
+            "clusterplaybooks/status",
+            "findings/status",
+            "playbooks/status",
+            "remediations/status",
+            "sources/status",
+        ],
+        &["patch"],
+        "tells what became of each; no `spec` is ever changed",
+    ),
+    cluster("events.k8s.io", &["events"], &["create", "patch"], "tells of refusals, waits, retries and failures"),
+    cluster("aquasecurity.github.io", &["vulnerabilityreports"], FOLLOW, "Sources of the format trivy-operator"),
+    own(
+        "coordination.k8s.io",
+        &["leases"],
+        &[],
+        &["create"],
+        "the election of the leader; RBAC can't name what isn't there yet",
+    ),
+    own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "patch"], "the election of the leader"),
+    own("", &["secrets"], &[], FOLLOW, "tokens of Sources, and whether the Secrets of ClusterChannels are there"),
+    Need {
+        group: "",
+        resources: &["serviceaccounts"],
+        names: &[],
+        verbs: &["impersonate"],
+        scope: Scope::Impersonation,
+        why: "a namespaced Playbook acts as a ServiceAccount of its namespace, never as Quell",
+    },
+];
+
+const STEPS: &str = "steps of ClusterPlaybooks, and their undo";
+
+/// A rule, as a role has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// API group.
+    pub group: String,
+    /// Resources, sorted.
+    pub resources: Vec<String>,
+    /// Names of the only objects that it is about; empty for all.
+    pub names: Vec<String>,
+    /// Verbs, sorted.
+    pub verbs: Vec<String>,
+    /// What for.
+    pub why: String,
+}
+
+/// One right of the operator.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Declared {
+    /// API group.
+    pub group: String,
+    /// Resource, with its subresource after a slash.
+    pub resource: String,
+    /// Verb.
+    pub verb: String,
+    /// Where.
+    pub scope: Scope,
+}
+
+/// The rules of the operator in a scope: its own, then those of the steps.
+#[must_use]
+pub fn rules(scope: Scope) -> Vec<Rule> {
+    let own = OWN.iter().filter(|need| need.scope == scope).map(|need| Rule {
+        group: need.group.to_owned(),
+        resources: strings(need.resources),
+        names: strings(need.names),
+        verbs: strings(need.verbs),
+        why: need.why.to_owned(),
+    });
+    own.chain(of_steps(scope)).collect()
+}
+
+/// The rights of the operator, one by one.
+#[must_use]
+pub fn declared() -> BTreeSet<Declared> {
+    let mut all = BTreeSet::new();
+    for scope in [Scope::Cluster, Scope::OwnNamespace, Scope::Impersonation] {
+        for Rule { group, resources, verbs, .. } in rules(scope) {
+            for resource in &resources {
+                all.extend(verbs.iter().map(|verb| Declared {
+                    group: group.clone(),
+                    resource: resource.clone(),
+                    verb: verb.clone(),
+                    scope,
+                }));
+            }
+        }
+    }
+    all
+}
+
+/// The rights of every kind of step, resources with the same verbs in one rule.
+fn of_steps(scope: Scope) -> Vec<Rule> {
+    let mut verbs: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for right in rights::ALL.iter().copied().flatten() {
+        let needed = match right.place {
+            Place::Finding => Scope::Cluster,
+            Place::Secrets => Scope::OwnNamespace,
+        };
+        if needed == scope {
+            verbs.entry((right.group, right.resource)).or_default().insert(right.verb);
+        }
+    }
+    let mut together: BTreeMap<(&str, BTreeSet<&str>), Vec<String>> = BTreeMap::new();
+    for ((group, resource), verbs) in verbs {
+        together.entry((group, verbs)).or_default().push(resource.to_owned());
+    }
+    let rule = |((group, verbs), resources): ((&str, BTreeSet<&str>), Vec<String>)| Rule {
+        group: group.to_owned(),
+        resources,
+        names: Vec::new(),
+        verbs: verbs.into_iter().map(str::to_owned).collect(),
+        why: STEPS.to_owned(),
+    };
+    together.into_iter().map(rule).collect()
+}
+
+const NAMESPACED: &[&str] = &["channels", "findings", "playbooks", "remediations"];
+const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "sources"];
+
+/// What whoever may `view` a namespace may do with Quell's objects.
+#[must_use]
+pub fn for_viewers() -> Vec<Rule> {
+    let resources = NAMESPACED.iter().chain(OF_CLUSTER).map(|one| (*one).to_owned()).collect();
+    vec![people(resources, READ, "everything that Quell says; Secrets are only named in it")]
+}
+
+/// What whoever may `edit` a namespace may do with Quell's objects. A Playbook acts with the rights of a ServiceAccount of the namespace,
+/// which `edit` may use anyway.
+#[must_use]
+pub fn for_editors() -> Vec<Rule> {
+    const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
+    vec![
+        people(strings(&["channels", "playbooks"]), WRITE, "what a team declares for its own namespace"),
+        people(strings(&["findings"]), WRITE, "a Finding by hand; one that is done with is deleted"),
+        people(
+            strings(&["remediations"]),
+            &["patch", "update"],
+            "asking for an undo: nothing but `intent` can be changed",
+        ),
+    ]
+}
+
+fn people(resources: Vec<String>, verbs: &[&str], why: &str) -> Rule {
+    Rule { group: "quell.dev".to_owned(), resources, names: Vec::new(), verbs: strings(verbs), why: why.to_owned() }
+}
+
+fn strings(all: &[&str]) -> Vec<String> {
+    all.iter().map(|one| (*one).to_owned()).collect()
+}
+
+/// The rules as YAML, each under a comment that says what it is for.
+#[must_use]
+pub fn to_yaml(rules: &[Rule]) -> String {
+    // A list of strings in JSON is one in YAML, too.
+    let list = |all: &[String]| serde_json::json!(all).to_string().replace("\",\"", "\", \"");
+    let mut text = String::new();
+    for rule in rules {
+        let _ = writeln!(text, "# {}", rule.why);
+        let _ = writeln!(text, "- apiGroups: {}", list(std::slice::from_ref(&rule.group)));
+        let _ = writeln!(text, "  resources: {}", list(&rule.resources));
+        if !rule.names.is_empty() {
+            let _ = writeln!(text, "  resourceNames: {}", list(&rule.names));
+        }
+        let _ = writeln!(text, "  verbs: {}", list(&rule.verbs));
+    }
+    text
+}
+
+/// The rights as a table of Markdown.
+#[must_use]
+pub fn to_markdown() -> String {
+    let mut text = "| where | API group | resources | verbs | what for |\n|---|---|---|---|---|\n".to_owned();
+    for (scope, place) in [
+        (Scope::Cluster, "every namespace"),
+        (Scope::OwnNamespace, "Quell's namespace"),
+        (Scope::Impersonation, "`impersonation.namespaces`"),
+    ] {
+        for rule in rules(scope) {
+            let group = if rule.group.is_empty() { "core" } else { &rule.group };
+            let named = if rule.names.is_empty() { String::new() } else { format!(" `{}`", rule.names.join("`, `")) };
+            let (resources, verbs) = (rule.resources.join(", "), rule.verbs.join(", "));
+            let _ = writeln!(text, "| {place} | {group} | {resources}{named} | {verbs} | {} |", rule.why);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_read_in_quells_own_namespace_and_nowhere_else() {
+        let everywhere = declared().into_iter().filter(|right| right.scope != Scope::OwnNamespace);
+        assert_eq!(everywhere.filter(|right| right.resource.starts_with("secrets")).collect::<Vec<_>>(), []);
+    }
+
+    #[test]
+    fn no_right_is_a_wildcard_and_none_makes_further_rights() {
+        for right in declared() {
+            assert!(![&right.group, &right.resource, &right.verb].contains(&&"*".to_owned()), "{right:?}");
+            assert!(!["bind", "escalate", "approve", "sign"].contains(&right.verb.as_str()), "{right:?}");
+            let gives = ["create", "patch", "update"].contains(&right.verb.as_str());
+            assert!(right.group != "rbac.authorization.k8s.io" || !gives, "{right:?}");
+        }
+    }
+
+    #[test]
+    fn every_right_of_every_kind_of_step_is_given() {
+        let given = declared();
+        for right in rights::ALL.iter().copied().flatten() {
+            let found = given.iter().find(|given| {
+                (given.group.as_str(), given.resource.as_str(), given.verb.as_str())
+                    == (right.group, right.resource, right.verb)
+            });
+            assert!(found.is_some(), "{right:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_quell_is_followed_and_can_be_viewed() {
+        let viewed: BTreeSet<String> = for_viewers().into_iter().flat_map(|rule| rule.resources).collect();
+        let given = declared();
+        for crd in quell_crds::all() {
+            let plural = crd.spec.names.plural;
+            assert!(viewed.contains(&plural), "quell-view lacks {plural}");
+            let watched =
+                given.iter().any(|right| (right.resource.as_str(), right.verb.as_str()) == (&plural, "watch"));
+            assert!(watched, "the operator lacks {plural}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_given_the_right_to_write_a_run_by_hand() {
+        let runs = for_editors().into_iter().filter(|rule| rule.resources.iter().any(|one| one == "remediations"));
+        assert!(runs.flat_map(|rule| rule.verbs).all(|verb| verb != "create"), "a run's steps act as Quell");
+    }
+
+    #[test]
+    fn a_rule_reads_as_yaml_under_its_purpose() {
+        let text = to_yaml(&rules(Scope::OwnNamespace));
+        assert!(text.starts_with(
+            "# the election of the leader; RBAC can't name what isn't there yet\n\
+             - apiGroups: [\"coordination.k8s.io\"]\n  resources: [\"leases\"]\n  verbs: [\"create\"]\n"
+        ));
+        assert!(text.contains("  resourceNames: [\"quell\"]\n  verbs: [\"get\", \"patch\"]\n"), "{text}");
+    }
+}

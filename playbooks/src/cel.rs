@@ -291,7 +291,8 @@ impl Check<'_> {
             Self::pattern(call)?;
         }
         if name == "_[_]"
-            && let [IdedExpr { expr: Expr::Ident(of), .. }, IdedExpr { expr: Expr::Literal(key), .. }] = call.args.as_slice()
+            && let [IdedExpr { expr: Expr::Ident(of), .. }, IdedExpr { expr: Expr::Literal(key), .. }] =
+                call.args.as_slice()
             && of == "steps"
             && !self.bound.contains(of)
             && let Some(step) = text(key)
@@ -371,74 +372,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn scope() -> Scope {
-        Scope::default().with("finding", &json!({"rule": "Reverse shell", "count": 3, "tags": ["a", "b"]}))
-    }
-
-    fn compile(source: &str) -> Result<Expression, CompileError> {
-        Expression::compile(source, &Names::of(&["finding", "steps"]))
-    }
-
-    #[test]
-    fn whole_numbers_add_to_the_numbers_of_an_expression() {
-        assert_eq!(compile("finding.count + 1").unwrap().evaluate(&scope()).unwrap(), json!(4));
-    }
-
-    #[test]
-    fn a_pattern_may_ignore_case() {
-        assert!(compile("finding.rule.matches('(?i)reverse SHELL')").unwrap().is_true(&scope()).unwrap());
-    }
-
-    #[test]
-    fn variables_of_a_comprehension_are_known_in_it_and_not_outside() {
-        assert!(compile("finding.tags.exists(t, t == 'a')").unwrap().is_true(&scope()).unwrap());
-        assert!(matches!(compile("finding.tags.exists(t, t == 'a') && t"), Err(CompileError::UnknownVariable { .. })));
-    }
-
-    #[test]
-    fn a_name_that_nothing_gives_is_found_when_it_is_written() {
-        assert_eq!(
-            compile("findings.rule == 'x'").unwrap_err(),
-            CompileError::UnknownVariable { name: "findings".into(), known: "finding, steps".into() }
-        );
-        assert_eq!(compile("finding.rule.lower()").unwrap_err(), CompileError::UnknownFunction("lower".into()));
-        assert_eq!(compile("steps.later.outputs.x").unwrap_err(), CompileError::UnknownStep("later".into()));
-        assert_eq!(compile("steps['too-late'].outputs.x").unwrap_err(), CompileError::UnknownStep("too-late".into()));
-    }
-
-    #[test]
-    fn a_pattern_that_is_wrong_is_found_when_it_is_written() {
-        assert!(matches!(compile("finding.rule.matches('(')"), Err(CompileError::Pattern(_))));
-    }
-
-    #[test]
-    fn a_missing_key_is_an_error_and_never_false() {
-        let error = compile("finding.nothing == 'x'").unwrap().is_true(&scope()).unwrap_err();
-        assert!(error.to_string().contains("nothing"), "{error}");
-    }
-
-    #[test]
-    fn a_condition_that_is_no_condition_is_an_error() {
-        assert!(matches!(compile("finding.rule").unwrap().is_true(&scope()), Err(EvaluationError::NotBoolean { .. })));
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_before_it_is_parsed() {
-        let source = format!("{}1{}", "(".repeat(2000), ")".repeat(2000));
-        assert_eq!(compile(&source).unwrap_err(), CompileError::TooDeep);
-        let allowed = format!("{}true{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
-        assert!(compile(&allowed).unwrap().is_true(&scope()).unwrap());
-    }
-
-    #[test]
-    fn source_that_is_not_cel_says_so() {
-        for source in ["", "finding.", "1 +", "\u{0}", "'unclosed"] {
-            assert!(matches!(compile(source), Err(CompileError::Syntax(_))), "{source:?}");
-        }
-    }
-}
+mod tests;

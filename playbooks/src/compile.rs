@@ -8,8 +8,8 @@ use kube::core::Selector as LabelMatcher;
 use quell_crds::conditions::Reason;
 use quell_crds::time;
 use quell_crds::v1alpha1::{
-    ClusterPlaybook, Match, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector, Step,
-    StepKind,
+    ClusterPlaybook, Match, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector,
+    SelectorOperator, Step, StepKind,
 };
 use thiserror::Error;
 
@@ -260,13 +260,17 @@ fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Probl
 }
 
 fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
-    selector
-        .map(|selector| {
-            LabelMatcher::try_from(LabelSelector::from(selector)).map_err(|error| Problem {
-                reason: Reason::ParameterInvalid,
-                at: at.to_owned(),
-                message: error.to_string(),
-            })
-        })
-        .transpose()
+    let problem = |at: String, message: String| Problem { reason: Reason::ParameterInvalid, at, message };
+    let Some(selector) = selector else { return Ok(None) };
+    for (i, requirement) in selector.match_expressions.iter().enumerate() {
+        // What Kubernetes refuses, too: `NotIn` of nothing would hold for everything.
+        let needs_values = matches!(requirement.operator, SelectorOperator::In | SelectorOperator::NotIn);
+        if needs_values == requirement.values.is_empty() {
+            let what = if needs_values { "needs values" } else { "takes no values" };
+            let message = format!("{:?} of `{}` {what}", requirement.operator, requirement.key);
+            return Err(problem(format!("{at}.matchExpressions[{i}]"), message));
+        }
+    }
+    let matcher = LabelMatcher::try_from(LabelSelector::from(selector));
+    matcher.map(Some).map_err(|error| problem(at.to_owned(), error.to_string()))
 }

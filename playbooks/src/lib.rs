@@ -7,6 +7,7 @@ pub mod compile;
 pub mod facts;
 pub mod images;
 pub mod kind;
+pub mod library;
 pub mod parameters;
 pub mod plan;
 pub mod progress;
@@ -16,6 +17,7 @@ pub mod template;
 
 pub use compile::{Compiled, Problem, compile};
 pub use facts::{PodFacts, TargetState, World};
+pub use library::library;
 pub use plan::{Decision, Plan, plan};
 pub use progress::{Outcome, UndoOutcome};
 pub use record::{apply, refresh};

@@ -83,10 +83,15 @@ pub struct Plan {
     pub wake_at: Option<DateTime<Utc>>,
 }
 
-/// The status of a run with a record for each step, in order.
+/// The status of a run with a record for each step, in order. Of a run whose steps don't compile any more, and so are none, the records
+/// are kept as they are: their receipts are all that tells what was there before.
 #[must_use]
 pub fn prepare(steps: &[CompiledStep], status: Option<&RemediationStatus>, now: DateTime<Utc>) -> RemediationStatus {
     let mut status = status.cloned().unwrap_or_default();
+    status.started_at.get_or_insert(now);
+    if steps.is_empty() {
+        return status;
+    }
     let known = std::mem::take(&mut status.steps);
     status.steps = steps
         .iter()
@@ -98,13 +103,15 @@ pub fn prepare(steps: &[CompiledStep], status: Option<&RemediationStatus>, now: 
                 .unwrap_or_else(|| StepRecord { name: step.step.name.clone(), ..StepRecord::default() })
         })
         .collect();
-    status.started_at.get_or_insert(now);
     status
 }
 
 /// Decides. `scope` is what expressions see: [`World::step_scope`](crate::World::step_scope) for this very status.
 #[must_use]
 pub fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
+    if run.steps.is_empty() {
+        return unreadable(run);
+    }
     // Once it undoes, it goes on undoing: the failed step's own record may change on the way.
     if run.intent == Intent::Undo || run.status.phase == Phase::Undoing || any(run, StepState::Failed, OnFailure::Undo)
     {
@@ -112,6 +119,23 @@ pub fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
     } else {
         go_on(run, scope, now)
     }
+}
+
+/// A run that has no steps is one whose steps this version can't compile: nobody can tell what it did, so it neither succeeds nor is it
+/// undone.
+fn unreadable(run: Run<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let over = run.status.phase == Phase::Failed || (run.status.phase.is_final() && run.intent == Intent::Run);
+    if !over {
+        plan.decisions.push(Decision::Enter {
+            phase: Phase::Failed,
+            reason: Reason::ExpressionInvalid,
+            message:
+                "the steps of this run can't be read by this version of Quell: what it did is in its records, see there"
+                    .into(),
+        });
+    }
+    plan
 }
 
 fn any(run: Run<'_>, state: StepState, on_failure: OnFailure) -> bool {

@@ -159,7 +159,9 @@ pub fn settle_revert(record: &mut StepRecord, outcome: UndoOutcome, key: &str, n
             record.message = shorten(&format!("{failure}; {message}"), LONGEST_MESSAGE);
             record.receipt = None;
         }
-        UndoOutcome::LeftAlone { message, .. } => record.message = shorten(&format!("{failure}; {message}"), LONGEST_MESSAGE),
+        UndoOutcome::LeftAlone { message, .. } => {
+            record.message = shorten(&format!("{failure}; {message}"), LONGEST_MESSAGE);
+        }
         UndoOutcome::TryAgain { message, .. } => {
             record.attempts += 1;
             if record.attempts <= UNDO_TRIES {

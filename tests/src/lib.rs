@@ -16,13 +16,19 @@
 
 pub mod binaries;
 pub mod control_plane;
+pub mod crds;
+pub mod demo;
 pub mod fixtures;
+pub mod floor;
 pub mod lifeline;
 pub mod namespace;
+pub mod operator;
 pub mod requests;
+pub mod trivy_operator;
 pub mod wait;
 
 pub use binaries::{Binaries, Tool};
 pub use control_plane::{ControlPlane, Options};
 pub use namespace::TestNamespace;
+pub use operator::Operator;
 pub use requests::{Recorder, recorded_client};

@@ -7,10 +7,9 @@ use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use kube::ResourceExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
-use kube::runtime::controller::Action;
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
-use quell_crds::v1alpha1::{Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, Target};
+use quell_crds::v1alpha1::{Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, RunReference, Target};
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
@@ -18,11 +17,15 @@ use quell_playbooks::select::{self, Verdict};
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::status::{self, Selection};
+use crate::engine::queue::Look;
 use crate::engine::{Engine, EngineError, Stage};
 
 /// One look at a Finding: observe, select, contain and record new runs, report.
-pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Action, EngineError> {
+pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, EngineError> {
     let seen = Instant::now();
+    if finding.metadata.deletion_timestamp.is_some() {
+        return Ok(Look::OnChange);
+    }
     let world = observe(&engine, &finding);
     let selection = choose(&engine, &finding, &world);
     let begun = try_join_all(selection.new.iter().map(|playbook| begin(&engine, &world, playbook, seen))).await?;
@@ -30,7 +33,7 @@ pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Action, 
         status::report_finding(&engine, &finding, &world, &selection).await?;
     }
     // A run that was begun reports by its own first record, which brings the Finding back here.
-    Ok(Action::await_change())
+    Ok(Look::OnChange)
 }
 
 fn observe(engine: &Engine, finding: &Finding) -> World {
@@ -46,7 +49,9 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     for entry in engine.library.entries().iter() {
         let Ok(compiled) = &entry.compiled else { continue };
         let name = run_name(compiled, &uid);
-        if selection.runs.iter().any(|run| run.name_any() == name) {
+        let known = |run: &RunReference| run.name == name;
+        let recorded = finding.status.as_ref().is_some_and(|status| status.remediations.iter().any(known));
+        if recorded || selection.runs.iter().any(|run| run.name_any() == name) {
             continue;
         }
         match select::judge(compiled, world, &scope) {

@@ -33,8 +33,8 @@ impl Library {
         self.current.load_full()
     }
 
-    /// Compiles what the caches hold. A playbook that is as it was isn't compiled again.
-    pub fn refresh(&self, caches: &Caches) {
+    /// Compiles what the caches hold, and says whether anything is other than before.
+    pub fn refresh(&self, caches: &Caches) -> bool {
         let now = Utc::now();
         let cluster_channels: BTreeSet<String> =
             caches.cluster_channels.state().iter().map(|channel| channel.name_any()).collect();
@@ -64,7 +64,12 @@ impl Library {
             entries.push(entry(draft, &known));
         }
         entries.sort_by(|a, b| a.draft.reference.cmp(&b.draft.reference));
+        let same = |(a, b): (&Entry, &Entry)| {
+            a.draft.reference == b.draft.reference && a.compiled.as_ref().err() == b.compiled.as_ref().err()
+        };
+        let changed = entries.len() != before.len() || !entries.iter().zip(before.iter()).all(same);
         self.current.store(Arc::new(entries));
+        changed
     }
 }
 

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kube::ResourceExt as _;
-use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use quell_actions::Writer;
 use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Remediation, RemediationStatus, StepKind, StepState};
@@ -17,13 +16,14 @@ use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
+use crate::engine::queue::Look;
 use crate::engine::{Engine, EngineError, Live, Stage, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 
 /// One look at a run. It moves as far as it can without waiting.
-pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Action, EngineError> {
+pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, EngineError> {
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let live = engine.runs.of(&namespace, &name);
     let mut live = live.lock().await;
@@ -234,16 +234,16 @@ async fn report(
     Ok(())
 }
 
-fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Action {
+fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look {
     if status.phase.is_final() {
-        return Action::await_change();
+        return Look::OnChange;
     }
     let waits = |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting);
     let anyway = status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
     let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
     match (planned, anyway) {
-        (Some(planned), Some(anyway)) => Action::requeue(planned.min(anyway)),
-        (Some(wait), None) | (None, Some(wait)) => Action::requeue(wait),
-        (None, None) => Action::await_change(),
+        (Some(planned), Some(anyway)) => Look::In(planned.min(anyway)),
+        (Some(wait), None) | (None, Some(wait)) => Look::In(wait),
+        (None, None) => Look::OnChange,
     }
 }

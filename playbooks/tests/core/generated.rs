@@ -131,9 +131,9 @@ fn written(i: usize, step: &StepScene) -> Value {
         _ => None,
     };
     fields.extend(when.map(|when| ("when".to_owned(), json!(when))));
-    fields.extend(step.retry.map(|(limit, wait)| {
-        ("retry".to_owned(), json!({"limit": limit, "backoff": format!("{wait}s")}))
-    }));
+    fields.extend(
+        step.retry.map(|(limit, wait)| ("retry".to_owned(), json!({"limit": limit, "backoff": format!("{wait}s")}))),
+    );
     fields.extend(step.timeout.map(|timeout| ("timeout".to_owned(), json!(format!("{timeout}s")))));
     written
 }
@@ -203,7 +203,6 @@ fn may_be_done(game: &Game, step: usize, begins: bool) {
         let stopped = steps.iter().zip(&status.steps).any(|(step, record)| {
             matches!(record.state, StepState::Failed | StepState::Reverting)
                 && step.step.on_failure != OnFailure::Continue
-                && !(record.state == StepState::Reverting && step.step.on_failure == OnFailure::Continue)
         });
         assert!(!stopped, "no step begins once another has failed");
     } else {
@@ -261,7 +260,7 @@ fn play(scene: &Scene) -> Game {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_run_ends_and_keeps_the_rules(scene in scene()) {

@@ -1,5 +1,8 @@
 //! What the core promises, rule by rule.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+#![allow(clippy::needless_pass_by_value, reason = "json! is given as it is written")]
+
 mod compile;
 mod generated;
 mod library;

@@ -77,7 +77,11 @@ fn a_condition_that_fails_is_never_false_but_fails_the_step_and_the_run() {
     ]));
     game.play();
     assert_eq!(game.log, ["fail a ExpressionFailed", "skip b Aborted", "enter Failed StepFailed"]);
-    assert!(game.end().2.starts_with("a failed (ExpressionFailed): `finding.nothing == 'x'` failed"), "{:?}", game.end());
+    assert!(
+        game.end().2.starts_with("a failed (ExpressionFailed): `finding.nothing == 'x'` failed"),
+        "{:?}",
+        game.end()
+    );
     assert!(game.end().2.ends_with("; skipped: b"));
 }
 
@@ -147,10 +151,7 @@ fn intent_is_recorded_before_an_effect_that_leaves_the_cluster() {
         {"name": "build", "rebuild": {"job": {"spec": {}}}},
     ]));
     game.play();
-    assert_eq!(
-        game.log,
-        ["begin tell", "perform tell", "begin build", "perform build", "enter Succeeded Succeeded"]
-    );
+    assert_eq!(game.log, ["begin tell", "perform tell", "begin build", "perform build", "enter Succeeded Succeeded"]);
     assert_eq!(game.record("tell").attempts, 1);
 }
 

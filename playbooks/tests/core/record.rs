@@ -107,3 +107,18 @@ fn a_record_is_kept_by_its_name_when_a_run_is_taken_up_again() {
     assert_eq!(status.steps[0], game.status.steps[0]);
     assert_eq!((status.steps.len(), status.started_at), (3, Some(at(0))));
 }
+
+#[test]
+fn a_run_whose_steps_do_not_compile_any_more_fails_and_keeps_its_receipts() {
+    let mut game = Game::new(json!([{"name": "a", "quarantine": {}}])).on("a", [changed("a")]);
+    game.turn();
+    game.steps.clear();
+    game.status = quell_playbooks::plan::prepare(&game.steps, Some(&game.status), at(9));
+    game.play();
+    assert_eq!((game.end().0, game.end().1.as_str()), (Phase::Failed, "ExpressionInvalid"));
+    assert!(game.record("a").receipt.is_some());
+    game.intent = quell_crds::v1alpha1::Intent::Undo;
+    assert_eq!(game.says(), [""; 0]);
+    game.status.phase = Phase::Succeeded;
+    assert_eq!(game.says(), ["enter Failed ExpressionInvalid"], "an undo that can't be done is not silent");
+}

@@ -116,8 +116,9 @@ fn a_step_that_ended_well_while_nobody_looked_has_ended_well() {
 
 #[test]
 fn a_wait_for_a_further_try_is_cut_short_by_the_end_of_the_steps_time() {
-    let mut game = Game::new(json!([{"name": "a", "timeout": "30s", "retry": {"limit": 9, "backoff": "5m"}, "quarantine": {}}]))
-        .on("a", [failed(true)]);
+    let mut game =
+        Game::new(json!([{"name": "a", "timeout": "30s", "retry": {"limit": 9, "backoff": "5m"}, "quarantine": {}}]))
+            .on("a", [failed(true)]);
     game.play();
     assert_eq!((game.now, game.record("a").attempts), (at(30), 2), "one last try");
     assert_eq!(game.record("a").message, "did not end in its time; last: no");
@@ -165,16 +166,20 @@ fn putting_back_has_its_own_tries_however_many_the_step_had() {
 
 #[test]
 fn what_could_not_be_put_back_says_so_and_keeps_its_receipt() {
-    for (outcome, told) in [(left_alone(), "no; someone changed it"), (try_again(), "no; it could not be put back: too busy")]
+    for (outcome, told) in
+        [(left_alone(), "no; someone changed it"), (try_again(), "no; it could not be put back: too busy")]
     {
         let mut game = Game::new(json!([{"name": "a", "setImage": {"image": "b"}}]))
-            .on("a", [Outcome::Failed {
-                reason: quell_crds::conditions::Reason::Invalid,
-                message: "no".into(),
-                transient: false,
-                outputs: [].into(),
-                receipt: Some(receipt("web")),
-            }])
+            .on(
+                "a",
+                [Outcome::Failed {
+                    reason: quell_crds::conditions::Reason::Invalid,
+                    message: "no".into(),
+                    transient: false,
+                    outputs: [].into(),
+                    receipt: Some(receipt("web")),
+                }],
+            )
             .on_undo("a", [outcome]);
         game.play();
         assert_eq!(game.record("a").message, told);

@@ -88,9 +88,7 @@ fn labels_of_the_finding_and_of_its_target_are_compared() {
     let team = |name: &str| json!({"match": {"labels": {"matchLabels": {"team": name}}}});
     assert_eq!(verdict(team("web")), Verdict::Matches);
     assert_eq!(difference(team("db")), Difference::Labels);
-    let app = |operator: &str, values: &[&str]| {
-        json!({"match": {"targetLabels": {"matchExpressions": [{"key": "app", "operator": operator, "values": values}]}}})
-    };
+    let app = |operator: &str, values: &[&str]| json!({"match": {"targetLabels": {"matchExpressions": [{"key": "app", "operator": operator, "values": values}]}}});
     assert_eq!(verdict(app("In", &["web", "api"])), Verdict::Matches);
     assert_eq!(difference(app("NotIn", &["web"])), Difference::TargetLabels);
     assert_eq!(difference(app("DoesNotExist", &[])), Difference::TargetLabels);
@@ -162,7 +160,9 @@ fn a_finding_last_reported_before_the_playbook_is_left_alone_until_it_is_reporte
     let mut playbook = cluster_playbook(json!({}));
     playbook.effective_since = at(60);
     let mut world = world();
-    let Verdict::Differs(found @ Difference::Earlier { .. }) = judge(&playbook, &world, &world.scope()) else { panic!() };
+    let Verdict::Differs(found @ Difference::Earlier { .. }) = judge(&playbook, &world, &world.scope()) else {
+        panic!()
+    };
     assert!(found.to_string().contains("2023-11-14T22:13:30Z"), "{found}");
     world.finding.status = Some(FindingStatus { last_seen: Some(at(61)), ..FindingStatus::default() });
     assert_eq!(judge(&playbook, &world, &world.scope()), Verdict::Matches);

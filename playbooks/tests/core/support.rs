@@ -51,7 +51,13 @@ pub fn pending(look_again: Option<u64>, receipt: Option<Receipt>) -> Outcome {
 }
 
 pub fn failed(transient: bool) -> Outcome {
-    Outcome::Failed { reason: Reason::Invalid, message: "no".into(), transient, outputs: BTreeMap::new(), receipt: None }
+    Outcome::Failed {
+        reason: Reason::Invalid,
+        message: "no".into(),
+        transient,
+        outputs: BTreeMap::new(),
+        receipt: None,
+    }
 }
 
 pub fn undone() -> UndoOutcome {
@@ -179,13 +185,12 @@ impl Game {
             if self.status != before {
                 continue;
             }
-            match self.plan().wake_at {
-                Some(wake_at) => self.now = wake_at,
-                None => {
-                    let waits = plan.decisions.iter().all(|one| matches!(one, Decision::Perform { .. }));
-                    assert!(waits, "{plan:?} changes nothing");
-                    return self;
-                }
+            if let Some(wake_at) = self.plan().wake_at {
+                self.now = wake_at;
+            } else {
+                let waits = plan.decisions.iter().all(|one| matches!(one, Decision::Perform { .. }));
+                assert!(waits, "{plan:?} changes nothing");
+                return self;
             }
         }
         panic!("the run does not end: {:?}", self.status);

@@ -143,18 +143,16 @@ fn the_failure_is_still_told_when_the_failed_step_itself_is_undone() {
     };
     let mut game = Game::new(json!([{"name": "a", "onFailure": "Undo", "quarantine": {}}])).on("a", [failed]);
     game.play();
-    assert_eq!(
-        game.end(),
-        (Phase::Failed, "StepFailed".into(), "a failed (Invalid): half done; undone: a".into())
-    );
+    assert_eq!(game.end(), (Phase::Failed, "StepFailed".into(), "a failed (Invalid): half done; undone: a".into()));
 }
 
 #[test]
 fn an_undo_by_failure_that_leaves_something_says_both_and_does_not_loop() {
-    let mut game = Game::new(json!([{"name": "a", "quarantine": {}}, {"name": "b", "onFailure": "Undo", "rollback": {}}]))
-        .on("a", [changed("a")])
-        .on("b", [failed(false)])
-        .on_undo("a", [left_alone()]);
+    let mut game =
+        Game::new(json!([{"name": "a", "quarantine": {}}, {"name": "b", "onFailure": "Undo", "rollback": {}}]))
+            .on("a", [changed("a")])
+            .on("b", [failed(false)])
+            .on_undo("a", [left_alone()]);
     game.play();
     assert_eq!(game.end().2, "b failed (Invalid): no; not undone: a");
     assert_eq!(game.plan(), quell_playbooks::Plan::default());
@@ -173,9 +171,10 @@ fn a_failed_run_can_be_undone_by_a_person() {
 
 #[test]
 fn a_run_that_a_failure_has_undone_already_is_undone_for_a_person_too() {
-    let mut game = Game::new(json!([{"name": "a", "quarantine": {}}, {"name": "b", "onFailure": "Undo", "rollback": {}}]))
-        .on("a", [changed("a")])
-        .on("b", [failed(false)]);
+    let mut game =
+        Game::new(json!([{"name": "a", "quarantine": {}}, {"name": "b", "onFailure": "Undo", "rollback": {}}]))
+            .on("a", [changed("a")])
+            .on("b", [failed(false)]);
     game.play();
     assert_eq!(undo(&mut game), ["enter Undoing InProgress", "enter Undone Undone"]);
 }

@@ -26,6 +26,8 @@ use crate::{ActionError, Context, Progress, State};
 /// A workload that changes while it is read is read again this often before the try fails.
 pub(crate) const LOOKS: usize = 3;
 
+/// Key of a receipt's `before`: the workload's generation.
+const GENERATION: &str = "generation";
 /// Key of a receipt's `before`: when the deadline of an earlier roll-out had passed. See [`Live::health`].
 const EXCEEDED_BEFORE: &str = "deadlineExceededAt";
 
@@ -200,10 +202,16 @@ pub(crate) fn marked(
     })
 }
 
-/// Another run whose change of this workload is still being rolled out: two at once would each take the other's for its own.
+/// Another run whose change of this workload is being rolled out right now: two at once would each take the other's for its own. A
+/// change that came after that run's is nobody's to wait for.
 pub(crate) fn busy_with_another(cx: &Context<'_>, live: &Live) -> Option<Progress> {
     let other = live.annotation(names::REMEDIATION).filter(|other| *other != cx.mark.remediation)?;
-    let Health::Rolling(how) = live.health(&Map::new()) else { return None };
+    let before = mark::before(live.metadata.annotations.as_ref());
+    let theirs = before.get(GENERATION).and_then(Value::as_i64).map(|generation| generation + 1);
+    if theirs != live.metadata.generation {
+        return None;
+    }
+    let Health::Rolling(how) = live.health(&before) else { return None };
     let message = format!("waits for {other}, which has changed {} as well: {how}", live.title());
     Some(Progress::pending(State::Again(std::time::Duration::from_secs(5)), message, None))
 }
@@ -226,7 +234,8 @@ pub(crate) async fn change(
 /// What is kept of the workload as it was, beside what the step replaces.
 pub(crate) fn remember(live: &Live, before: impl IntoIterator<Item = (String, Value)>) -> Map<String, Value> {
     let exceeded = live.deadline_exceeded_at().map(|at| (EXCEEDED_BEFORE.to_owned(), json!(at)));
-    before.into_iter().chain(exceeded).collect()
+    let generation = (GENERATION.to_owned(), json!(live.metadata.generation));
+    before.into_iter().chain([generation]).chain(exceeded).collect()
 }
 
 /// How the part of a workload that a step changed stands now.

@@ -18,12 +18,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_ANSWER: usize = 1024 * 1024;
 /// A shorter secret would be found inside ordinary words.
 const SHORTEST_SECRET: usize = 4;
+/// A header's value is a secret only where somebody put one there; most are words.
+const SHORTEST_HEADER: usize = 12;
 
 /// An endpoint, and what goes with every call.
 pub(super) struct Endpoint<'a> {
     http: &'a Client,
     headers: HeaderMap,
-    /// What no message may repeat.
+    /// The token, which nothing may repeat.
+    token: Option<String>,
+    /// What else no message may repeat.
     secrets: Vec<String>,
 }
 
@@ -41,7 +45,7 @@ impl<'a> Endpoint<'a> {
             let mut sent = HeaderValue::from_str(value).map_err(|_| unusable("has a value that no header can have"))?;
             sent.set_sensitive(true);
             all.insert(header, sent);
-            secrets.push(value.clone());
+            secrets.extend(Some(value.clone()).filter(|value| value.len() >= SHORTEST_HEADER));
         }
         if let Some(token) = token {
             let sent = HeaderValue::from_str(&format!("Bearer {token}"));
@@ -49,9 +53,8 @@ impl<'a> Endpoint<'a> {
                 sent.map_err(|_| parameter("the token in the Secret of rebuild.http.bearerToken is none"))?;
             sent.set_sensitive(true);
             all.insert(AUTHORIZATION, sent);
-            secrets.push(token.to_owned());
         }
-        Ok(Self { http, headers: all, secrets })
+        Ok(Self { http, headers: all, token: token.map(str::to_owned), secrets })
     }
 
     pub(super) async fn post(&self, url: &Url, body: &Value, key: &str) -> Result<Value, ActionError> {
@@ -80,7 +83,7 @@ impl<'a> Endpoint<'a> {
                 let message = format!("{at} answered more than {LONGEST_ANSWER} bytes, too many to be a build's state");
                 ActionError::refused(Reason::ResultUnreadable, message)
             })?;
-            return Ok(json(&self.scrubbed(&text, url)));
+            return Ok(json(&without(&text, self.token.as_deref())));
         }
         let said = read.ok().flatten().unwrap_or_default();
         let said = shortened(&self.scrubbed(&said, url));
@@ -97,14 +100,16 @@ impl<'a> Endpoint<'a> {
         Err(ActionError::refused(Reason::ReceiverRefused, format!("{at} refused: {status}{said}")))
     }
 
-    /// Receivers do repeat what they were sent.
+    /// Text for people. Receivers do repeat what they were sent.
     pub(super) fn scrubbed(&self, text: &str, url: &Url) -> String {
         let of_url = url.query().into_iter().chain(url.password());
-        let secrets = self.secrets.iter().map(String::as_str).chain(of_url);
-        secrets
-            .filter(|secret| secret.len() >= SHORTEST_SECRET)
-            .fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
+        without(text, self.token.iter().chain(&self.secrets).map(String::as_str).chain(of_url))
     }
+}
+
+fn without<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
+    let secrets = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST_SECRET);
+    secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
 }
 
 /// The address, where it is one that can be called.

@@ -1,0 +1,138 @@
+//! What actions ask of the operator's caches, asked of the cluster once, before a rehearsal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt as _};
+use quell_actions::quarantine::{POLICY, is_intact};
+use quell_actions::{Cluster, StandingPolicies};
+use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind};
+use quell_ingest::normalize_image;
+use quell_playbooks::Compiled;
+use quell_playbooks::images::Affected;
+
+use crate::CliError;
+use crate::client::{ask, list};
+
+/// The channels that a playbook may name, by its kind and their names.
+pub type Channels = BTreeMap<(PlaybookKind, String), ChannelKind>;
+
+/// What is known of the cluster; it only reads.
+pub struct Live {
+    policies: StandingPolicies,
+    channels: Channels,
+    affected: Affected,
+    /// Image references that containers run, and their digests.
+    running: Vec<(String, String)>,
+    own_namespace: String,
+}
+
+impl Live {
+    /// Asks for what steps of these kinds need; `channels` are those that don't have to be in the cluster yet.
+    pub async fn read(
+        client: &Client,
+        playbook: &Compiled,
+        namespace: &str,
+        own_namespace: &str,
+        mut channels: Channels,
+    ) -> Result<Self, CliError> {
+        let has = |wanted: fn(&StepKind) -> bool| playbook.steps.iter().any(|step| wanted(&step.step.kind));
+        let policies = StandingPolicies::default();
+        if has(|kind| matches!(kind, StepKind::Quarantine(_))) {
+            let api: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
+            let policy = ask(format!("reading NetworkPolicy {namespace}/{POLICY}"), api.get_opt(POLICY)).await?;
+            if policy.is_some_and(|policy| is_intact(&policy)) {
+                policies.stands(namespace).await;
+            }
+        }
+        if has(|kind| matches!(kind, StepKind::Notify(_))) {
+            read_channels(client, playbook.reference.kind, namespace, &mut channels).await?;
+        }
+        let (mut affected, mut running) = (Affected::default(), Vec::new());
+        if has(|kind| matches!(kind, StepKind::Rollback(_))) {
+            affected = affected_images(client, namespace).await?;
+            running = running_images(client, namespace).await?;
+        }
+        Ok(Self { policies, channels, affected, running, own_namespace: own_namespace.to_owned() })
+    }
+}
+
+async fn read_channels(
+    client: &Client,
+    kind: PlaybookKind,
+    namespace: &str,
+    channels: &mut Channels,
+) -> Result<(), CliError> {
+    let all = ListParams::default();
+    let there: Vec<(String, ChannelKind)> = match kind {
+        PlaybookKind::Playbook => {
+            let found = list(&Api::<Channel>::namespaced(client.clone(), namespace), &all).await?;
+            found.into_iter().map(|channel| (channel.name_any(), channel.spec.kind)).collect()
+        }
+        PlaybookKind::ClusterPlaybook => {
+            let found = list(&Api::<ClusterChannel>::all(client.clone()), &all).await?;
+            found.into_iter().map(|channel| (channel.name_any(), channel.spec.kind)).collect()
+        }
+    };
+    for (name, channel) in there {
+        channels.entry((kind, name)).or_insert(channel);
+    }
+    Ok(())
+}
+
+/// Of all namespaces where the caller may see them, else of the Finding's.
+async fn affected_images(client: &Client, namespace: &str) -> Result<Affected, CliError> {
+    let all = ListParams::default();
+    let findings = match list(&Api::<Finding>::all(client.clone()), &all).await {
+        Err(error) if error.is_forbidden() => {
+            list(&Api::<Finding>::namespaced(client.clone(), namespace), &all).await?
+        }
+        other => other?,
+    };
+    let mut affected = Affected::default();
+    for finding in findings {
+        let target = finding.spec.target;
+        if !target.digest.is_empty() {
+            affected.digests.insert(target.digest);
+        }
+        if !target.image.is_empty() {
+            affected.images.insert(normalize_image(&target.image));
+        }
+    }
+    Ok(affected)
+}
+
+async fn running_images(client: &Client, namespace: &str) -> Result<Vec<(String, String)>, CliError> {
+    let all = ListParams::default();
+    let pods = match list(&Api::<Pod>::all(client.clone()), &all).await {
+        Err(error) if error.is_forbidden() => list(&Api::<Pod>::namespaced(client.clone(), namespace), &all).await?,
+        other => other?,
+    };
+    let statuses = pods.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
+    let digest = |id: &str| id.split_once('@').map(|(_, digest)| digest.to_owned());
+    Ok(statuses.filter_map(|status| Some((normalize_image(&status.image), digest(&status.image_id)?))).collect())
+}
+
+impl Cluster for Live {
+    fn policies(&self) -> &StandingPolicies {
+        &self.policies
+    }
+
+    fn affected(&self) -> Affected {
+        self.affected.clone()
+    }
+
+    fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String> {
+        self.running.iter().filter(|(image, _)| images.contains(image)).map(|(_, digest)| digest.clone()).collect()
+    }
+
+    fn channel(&self, kind: PlaybookKind, _namespace: &str, name: &str) -> Option<ChannelKind> {
+        self.channels.get(&(kind, name.to_owned())).cloned()
+    }
+
+    fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+}

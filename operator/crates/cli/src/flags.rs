@@ -1,0 +1,249 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quell_crds::v1alpha1::Format;
+
+/// Security findings, what Quell did about them, what it would do, and the way back
+#[derive(Debug, Parser)]
+#[command(name = "kubectl quell", bin_name = "kubectl quell", version, max_term_width = 100, after_help = OVERVIEW)]
+pub struct Flags {
+    #[command(flatten)]
+    pub connect: Connect,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const OVERVIEW: &str = "\
+Examples:
+  kubectl quell get -A                            what is wrong, and what was done about it
+  kubectl quell explain -n shop falco-0a1b2c3d4e  all about one of them
+  kubectl quell plan playbook.yaml --finding falco-0a1b2c3d4e -n shop
+  kubectl quell undo -n shop falco-0a1b2c3d4e
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage";
+
+/// Which cluster and namespace.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Connect {
+    /// Namespace; default: that of the context
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig; default: what KUBECONFIG names, or ~/.kube/config
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print findings and what was done about them
+    #[command(after_help = GET)]
+    Get(Get),
+    /// Say what happened, what Quell did and didn't do, why, and what to do now
+    #[command(after_help = EXPLAIN)]
+    Explain(Explain),
+    /// Print what happens, as it happens
+    #[command(after_help = WATCH)]
+    Watch(Watch),
+    /// Say exactly which writes a playbook would make; make none
+    #[command(after_help = PLAN)]
+    Plan(Plan),
+    /// Undo what the runs for a finding did
+    #[command(after_help = UNDO)]
+    Undo(Undo),
+    /// Work on the formats of tools
+    Source {
+        #[command(subcommand)]
+        command: SourceCommand,
+    },
+    /// Print the version of this program
+    #[command(after_help = "Examples:\n  kubectl quell version")]
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Print the findings that a tool's output would make; needs no cluster
+    #[command(after_help = SOURCE_TEST)]
+    Test(SourceTest),
+}
+
+const GET: &str = "\
+Examples:
+  kubectl quell get                       findings of this namespace
+  kubectl quell get -A -o wide            of all namespaces, nothing cut
+  kubectl quell get falco-0a1b2c3d4e      one, in short
+  kubectl quell get -A -o json | jq -r '.items[].spec.rule'";
+
+#[derive(Args, Clone, Debug)]
+pub struct Get {
+    /// One finding: NAME or finding/NAME
+    pub finding: Option<String>,
+    /// Of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "finding")]
+    pub all_namespaces: bool,
+    /// How it is printed; default: a table of at most 120 characters a line
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub output: Option<Output>,
+}
+
+/// How objects are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table with more columns, nothing cut
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// Names only
+    Name,
+}
+
+const EXPLAIN: &str = "\
+Examples:
+  kubectl quell explain falco-0a1b2c3d4e
+  kubectl quell explain -n shop finding/falco-0a1b2c3d4e";
+
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// The finding: NAME or finding/NAME
+    pub finding: String,
+}
+
+const WATCH: &str = "\
+Examples:
+  kubectl quell watch                     this namespace, until Ctrl-C
+  kubectl quell watch -A --since 1h       all namespaces, and what happened in the last hour
+  kubectl quell watch --until-final falco-0a1b2c3d4e";
+
+#[derive(Args, Clone, Debug)]
+pub struct Watch {
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Print what happened in this time before now, too, such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// End when all runs for this finding have ended; exit code 1 if one failed
+    #[arg(long, value_name = "FINDING", conflicts_with = "all_namespaces")]
+    pub until_final: Option<String>,
+}
+
+const PLAN: &str = "\
+The playbook is judged by the API server as by `kubectl apply`, and every write is sent as a dry run, which changes nothing. \
+A Playbook is rehearsed as its service account where you may impersonate it, else with your own rights.
+
+Examples:
+  kubectl quell plan playbook.yaml                             is it right? which findings is it for?
+  kubectl quell plan playbook.yaml --finding falco-0a1b2c3d4e  what would it do about this one?
+  kubectl quell plan playbook.yaml --finding falco-0a1b2c3d4e --assume-match";
+
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// YAML with Playbooks or ClusterPlaybooks; may hold the Channels that they name; - for standard input
+    pub file: PathBuf,
+    /// The finding that it would be run for: NAME or finding/NAME
+    #[arg(long, value_name = "FINDING")]
+    pub finding: Option<String>,
+    /// Go on where the playbook is not for the finding
+    #[arg(long, requires = "finding")]
+    pub assume_match: bool,
+    /// Namespace that Quell runs in, where the Secrets of ClusterChannels are
+    #[arg(long, default_value = "quell", value_name = "NAME")]
+    pub quell_namespace: String,
+}
+
+const UNDO: &str = "\
+Steps are undone in reverse order. What somebody else has changed since is left alone, and said.
+
+Examples:
+  kubectl quell undo falco-0a1b2c3d4e                 every run for this finding
+  kubectl quell undo remediation/contain-5f6g7h8i9j   this run only
+  kubectl quell undo falco-0a1b2c3d4e --no-wait";
+
+#[derive(Args, Clone, Debug)]
+pub struct Undo {
+    /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
+    #[arg(value_name = "FINDING|remediation/NAME")]
+    pub what: String,
+    /// Wait until it is undone; the default
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
+    /// Ask for the undo, and don't wait
+    #[arg(long, overrides_with = "wait")]
+    pub no_wait: bool,
+    /// How long to wait
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+const SOURCE_TEST: &str = "\
+Findings are printed as JSON lines; what can't be read is said on standard error, with exit code 1. Findings about what is in no \
+namespace are in the one that -n names, by default quell.
+
+Examples:
+  kubectl quell source test --format falco alerts.jsonl
+  trivy image -f json registry.example/shop:1.4 | kubectl quell source test --format trivy -
+  kubectl quell source test --format trivy-operator report.yaml";
+
+#[derive(Args, Clone, Debug)]
+pub struct SourceTest {
+    /// What the files are
+    #[arg(long, value_parser = format, value_name = "falco|falcosidekick|trivy|trivy-operator")]
+    pub format: Format,
+    /// Name of the Source in the findings; default: the format
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// Files (JSON, JSON lines, or YAML named .yaml); - for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = "a duration is written as 30s, 10m or 1h30m";
+    let parsed: kube::core::Duration = text.parse().map_err(|_| wrong.to_owned())?;
+    if text.starts_with('-') { Err(wrong.to_owned()) } else { Ok(parsed.into()) }
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    serde_json::from_value(serde_json::Value::from(text))
+        .map_err(|_| "the formats are falco, falcosidekick, trivy and trivy-operator".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        let command = Flags::command();
+        let mut open: Vec<_> = command.get_subcommands().collect();
+        while let Some(one) = open.pop() {
+            if one.has_subcommands() {
+                open.extend(one.get_subcommands());
+            } else {
+                let help = one.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Examples:\n  "), "{}", one.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_kubernetes_does() {
+        assert_eq!(duration("1h30m"), Ok(Duration::from_mins(90)));
+        assert!(duration("-5m").is_err() && duration("5").is_err() && duration("soon").is_err());
+    }
+}

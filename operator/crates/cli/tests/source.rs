@@ -1,0 +1,129 @@
+//! `source test` needs no cluster: what it prints, where, and how it ends.
+
+// Clippy takes only functions marked as tests for tests.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsString;
+use std::io::{Cursor, Write};
+use std::sync::{Arc, Mutex};
+
+use quell_cli::{Exit, Io, run};
+use serde_json::Value;
+
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+async fn quell(arguments: &[&str], input: &str) -> (Exit, String, String) {
+    let (out, err) = (Kept::default(), Kept::default());
+    let mut io = Io {
+        out: Box::new(out.clone()),
+        err: Box::new(err.clone()),
+        input: Box::new(Cursor::new(input.to_owned())),
+        colours: false,
+    };
+    let arguments = std::iter::once("kubectl-quell").chain(arguments.iter().copied()).map(OsString::from);
+    let exit = run(arguments, &mut io).await;
+    (exit, out.text(), err.text())
+}
+
+const ALERT: &str = r#"{"hostname":"n","output":"x","priority":"Critical","rule":"Terminal shell in container","source":"syscall",
+"time":"2026-11-21T03:12:45.000000000Z","output_fields":{"k8s.ns.name":"shop","k8s.pod.name":"web-1","container.id":"0123456789ab"}}"#;
+
+const REPORT: &str = "\
+apiVersion: aquasecurity.github.io/v1alpha1
+kind: VulnerabilityReport
+metadata:
+  name: replicaset-web-1-app
+  namespace: shop
+  labels:
+    trivy-operator.container.name: app
+    trivy-operator.resource.kind: ReplicaSet
+    trivy-operator.resource.name: web-1
+    trivy-operator.resource.namespace: shop
+report:
+  artifact: {repository: library/nginx, tag: '1.16'}
+  registry: {server: index.docker.io}
+  scanner: {name: Trivy, vendor: Aqua Security, version: 0.72.0}
+  summary: {criticalCount: 1, highCount: 0, lowCount: 0, mediumCount: 0, unknownCount: 0}
+  vulnerabilities:
+    - {vulnerabilityID: CVE-2019-20367, resource: libbsd0, installedVersion: 0.9.1-2, fixedVersion: '', severity: CRITICAL, title: ''}
+";
+
+#[tokio::test]
+async fn an_alert_from_standard_input_is_one_finding_on_one_line() {
+    let (exit, out, err) = quell(&["source", "test", "--format", "falco", "-"], ALERT).await;
+    assert_eq!((exit, err.as_str()), (Exit::Ok, ""));
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let finding: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(finding["kind"], "Finding");
+    assert_eq!(finding["metadata"]["namespace"], "shop");
+    assert_eq!(finding["spec"]["rule"], "Terminal shell in container");
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_said_with_its_place_and_the_other_files_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("broken.json"), "{\"rule\": ").unwrap();
+    std::fs::write(path("good.json"), ALERT).unwrap();
+    let files = [path("missing.json"), path("broken.json"), path("good.json")];
+    let (exit, out, err) = quell(&["source", "test", "--format", "falco", &files[0], &files[1], &files[2]], "").await;
+    assert_eq!(exit, Exit::Failed);
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let told: Vec<&str> = err.lines().collect();
+    assert_eq!(told.len(), 2, "{err}");
+    assert!(told[0].starts_with(&format!("{}: can't be read: ", files[0])), "{err}");
+    assert!(told[1].starts_with(&format!("{}: line 1, column", files[1])), "{err}");
+}
+
+#[tokio::test]
+async fn a_report_may_be_yaml_with_several_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reports.yaml").display().to_string();
+    let other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n";
+    std::fs::write(&path, format!("{REPORT}---\n{other}")).unwrap();
+    let (exit, out, err) = quell(&["source", "test", "--format", "trivy-operator", &path], "").await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.starts_with(&format!("{path}: document 2, kind: ConfigMap is not read")), "{err}");
+    let finding: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(finding["spec"]["vulnerabilities"][0]["id"], "CVE-2019-20367");
+    let (exit, piped, _) = quell(&["source", "test", "--format", "trivy-operator", "-"], REPORT).await;
+    assert_eq!((exit, piped), (Exit::Ok, out));
+}
+
+#[tokio::test]
+async fn nothing_wrong_is_no_finding_and_no_error() {
+    let clean = REPORT.split("  vulnerabilities:").next().unwrap().replace("criticalCount: 1", "criticalCount: 0");
+    let clean = format!("{clean}  vulnerabilities: []\n");
+    let (exit, out, err) = quell(&["source", "test", "--format", "trivy-operator", "-"], &clean).await;
+    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Ok, "", ""));
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2_and_help_with_0() {
+    for arguments in [&["get", "--nope"][..], &["source", "test", "--format", "clair", "x"], &["undo"], &[]] {
+        let (exit, out, err) = quell(arguments, "").await;
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{arguments:?}");
+        assert!(!err.is_empty());
+    }
+    let (exit, out, _) = quell(&["plan", "--help"], "").await;
+    assert!(exit == Exit::Ok && out.contains("Examples:"), "{out}");
+    let (exit, out, _) = quell(&["version"], "").await;
+    assert_eq!((exit, out), (Exit::Ok, format!("kubectl-quell {}\n", env!("CARGO_PKG_VERSION"))));
+}

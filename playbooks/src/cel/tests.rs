@@ -1,0 +1,104 @@
+use serde_json::json;
+
+use super::*;
+
+fn scope() -> Scope {
+    Scope::default().with("finding", &json!({"rule": "Reverse shell", "count": 3, "tags": ["a", "b"]}))
+}
+
+fn compile(source: &str) -> Result<Expression, CompileError> {
+    Expression::compile(source, &Names::of(&["finding", "steps"]))
+}
+
+#[test]
+fn whole_numbers_add_to_the_numbers_of_an_expression() {
+    assert_eq!(compile("finding.count + 1").unwrap().evaluate(&scope()).unwrap(), json!(4));
+}
+
+#[test]
+fn a_pattern_may_ignore_case() {
+    assert!(compile("finding.rule.matches('(?i)reverse SHELL')").unwrap().is_true(&scope()).unwrap());
+}
+
+#[test]
+fn variables_of_a_comprehension_are_known_in_it_and_not_outside() {
+    assert!(compile("finding.tags.exists(t, t == 'a')").unwrap().is_true(&scope()).unwrap());
+    assert!(matches!(compile("finding.tags.exists(t, t == 'a') && t"), Err(CompileError::UnknownVariable { .. })));
+}
+
+#[test]
+fn a_name_that_nothing_gives_is_found_when_it_is_written() {
+    assert_eq!(
+        compile("findings.rule == 'x'").unwrap_err(),
+        CompileError::UnknownVariable { name: "findings".into(), known: "finding, steps".into() }
+    );
+    assert_eq!(compile("finding.rule.lower()").unwrap_err(), CompileError::UnknownFunction("lower".into()));
+    assert_eq!(compile("steps.later.outputs.x").unwrap_err(), CompileError::UnknownStep("later".into()));
+    assert_eq!(compile("steps['too-late'].outputs.x").unwrap_err(), CompileError::UnknownStep("too-late".into()));
+}
+
+#[test]
+fn a_pattern_that_is_wrong_is_found_when_it_is_written() {
+    assert!(matches!(compile("finding.rule.matches('(')"), Err(CompileError::Pattern(_))));
+}
+
+#[test]
+fn a_missing_key_is_an_error_and_never_false() {
+    let error = compile("finding.nothing == 'x'").unwrap().is_true(&scope()).unwrap_err();
+    assert!(error.to_string().contains("nothing"), "{error}");
+}
+
+#[test]
+fn a_condition_that_is_no_condition_is_an_error() {
+    assert!(matches!(compile("finding.rule").unwrap().is_true(&scope()), Err(EvaluationError::NotBoolean { .. })));
+}
+
+#[test]
+fn deep_nesting_is_refused_before_it_is_parsed() {
+    let source = format!("{}1{}", "(".repeat(2000), ")".repeat(2000));
+    assert_eq!(compile(&source).unwrap_err(), CompileError::TooDeep);
+    let allowed = format!("{}true{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
+    assert!(compile(&allowed).unwrap().is_true(&scope()).unwrap());
+}
+
+#[test]
+fn source_that_is_not_cel_says_so() {
+    for source in ["", "finding.", "1 +", "\u{0}", "'unclosed"] {
+        assert!(matches!(compile(source), Err(CompileError::Syntax(_))), "{source:?}");
+    }
+}
+
+#[test]
+fn what_the_reference_shows_to_authors_works() {
+    let names = Names {
+        variables: vec!["finding", "target", "steps"],
+        steps: ["build".to_owned(), "roll-back".to_owned()].into(),
+    };
+    let scope = Scope::default()
+        .with(
+            "finding",
+            &json!({"severity": "High", "details": {}, "vulnerabilities": [{"id": "CVE-1", "fixedVersion": ""}]}),
+        )
+        .with("target", &json!({"labels": {"app": "web", "example.com/team": "a"}}))
+        .with("steps", &json!({"build": {"outputs": {}}, "roll-back": {"state": "Failed"}}));
+    for source in [
+        "!has(finding.details.output_fields)",
+        "\"app\" in target.labels",
+        "target.labels[\"example.com/team\"] == \"a\"",
+        "steps[\"roll-back\"].state == \"Failed\"",
+        "!has(steps.build.outputs.image)",
+        "finding.severity in [\"High\", \"Critical\"]",
+        "finding.vulnerabilities.exists(v, v.fixedVersion == \"\")",
+        "finding.vulnerabilities.all(v, v.id.startsWith(\"CVE-\"))",
+        "finding.vulnerabilities.exists_one(v, v.id.endsWith(\"1\"))",
+        "size(finding.vulnerabilities.filter(v, v.fixedVersion != \"\")) == 0",
+        "finding.vulnerabilities.map(v, v.id) == [\"CVE-1\"]",
+        "max(1, 2) == 2 && min(1, 2) == 1 && int(\"3\") == 3 && string(3) == \"3\" && double(\"1.5\") > 1.0",
+        "timestamp(\"2024-01-01T05:00:00Z\").getHours() == 5 && duration(\"1h\") > duration(\"59m\")",
+        "optional.of(1).orValue(2) == 1",
+        "(steps.build.outputs == {} ? \"none\" : \"some\") == \"none\"",
+    ] {
+        let compiled = Expression::compile(source, &names).unwrap_or_else(|error| panic!("{source}: {error}"));
+        assert_eq!(compiled.is_true(&scope), Ok(true), "{source}");
+    }
+}

@@ -1,0 +1,265 @@
+//! Where a scenario takes place: a namespace, another for Secrets, and a service account with exactly the rights of the step's kind.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use quell_actions::rights::{Place, rights};
+use quell_actions::{Cluster, StandingPolicies, Write};
+use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind};
+use quell_playbooks::images::Affected;
+use quell_tests::requests::{self, Recorder};
+use quell_tests::wait::{DEADLINE, eventually};
+use quell_tests::{ControlPlane, TestNamespace};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+const ACCOUNT: &str = "steps";
+
+/// Where a scenario takes place.
+pub struct Stage {
+    /// The namespace of the Finding.
+    pub namespace: TestNamespace,
+    /// The namespace of the Secrets of ClusterPlaybooks.
+    pub own: TestNamespace,
+    /// What the caches would know.
+    pub known: Known,
+    /// What the action asked of the API server.
+    pub recorder: Recorder,
+    /// Acts as the service account, and is recorded.
+    pub actor: Client,
+}
+
+impl Stage {
+    /// A stage for steps of this kind.
+    pub async fn of(kind: &StepKind, recorder: &Recorder) -> Result<Self> {
+        let cluster = ControlPlane::shared().await?;
+        let prefix = format!("act-{}", kind.name().to_lowercase());
+        let (namespace, own) =
+            tokio::try_join!(TestNamespace::create(cluster, &prefix), TestNamespace::create(cluster, "own"))?;
+        let account = ServiceAccount {
+            metadata: ObjectMeta { name: Some(ACCOUNT.to_owned()), ..ObjectMeta::default() },
+            ..ServiceAccount::default()
+        };
+        namespace.create_object(&account).await?;
+        let user = format!("system:serviceaccount:{}:{ACCOUNT}", namespace.name());
+        grant(kind, Place::Finding, &namespace, namespace.name()).await?;
+        grant(kind, Place::Secrets, &own, namespace.name()).await?;
+        granted(kind, &namespace, &own, &user).await?;
+
+        let mut config = cluster.config().await?;
+        config.auth_info.impersonate = Some(user);
+        let groups = ["system:serviceaccounts", "system:authenticated"].map(str::to_owned);
+        config.auth_info.impersonate_groups = Some(groups.to_vec());
+        let actor = requests::record(config, recorder)?;
+        let known = Known { own_namespace: own.name().to_owned(), ..Known::default() };
+        Ok(Self { namespace, own, known, recorder: recorder.clone(), actor })
+    }
+
+    /// Gives the service account the right to read Secrets in the Finding's namespace, as a namespaced Playbook's has.
+    pub async fn grant_secrets_here(&self, kind: &StepKind) -> Result<()> {
+        grant(kind, Place::Secrets, &self.namespace, self.namespace.name()).await?;
+        let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace.name());
+        allowed(self.namespace.client(), &user, self.namespace.name(), "", "secrets", "get").await
+    }
+
+    /// Changes an object as somebody else would.
+    pub async fn meddle<K>(&self, name: &str, patch: Value) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = self.namespace.api();
+        Ok(api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await?)
+    }
+
+    /// Sends what a rehearsal said would be written, later than it was meant; the API server must find that it doesn't fit any more.
+    pub async fn comes_too_late<K>(&self, name: &str, write: &Write) -> Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default> + Clone + Debug + DeserializeOwned,
+    {
+        let patch = Patch::Json::<()>(serde_json::from_value(write.body.clone())?);
+        match self.namespace.api::<K>().patch(name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 422 => Ok(()),
+            other => bail!("it was not refused: {other:?}"),
+        }
+    }
+
+    /// A Secret with one key, `key`.
+    pub async fn secret(&self, namespace: &TestNamespace, name: &str, value: &str) -> Result<()> {
+        let secret = Secret {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            string_data: Some(BTreeMap::from([("key".to_owned(), value.to_owned())])),
+            ..Secret::default()
+        };
+        namespace.create_object(&secret).await.map(drop)
+    }
+
+    /// How many writes the API server has accepted from the action so far.
+    pub fn writes(&self) -> usize {
+        self.recorder.count(|request| {
+            let here = request.namespace == self.namespace.name();
+            here && request.verb.is_write() && request.status.is_some_and(|status| status.is_success())
+        })
+    }
+}
+
+/// What of an object is anybody's to write: all but status, and what the API server counts by itself.
+pub fn written<K: serde::Serialize>(object: &K) -> Result<Value> {
+    let mut value = serde_json::to_value(object)?;
+    let object = value.as_object_mut().context("no object")?;
+    object.remove("status");
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.remove("resourceVersion");
+    }
+    Ok(value)
+}
+
+/// Every right that the kind declares was used by somebody who had no others.
+pub fn assert_all_rights_used(kind: &StepKind, recorder: &Recorder) {
+    let declared: BTreeSet<_> = rights(kind).iter().map(|right| (right.group, right.resource, right.verb)).collect();
+    let used = recorder.rights();
+    let used: BTreeSet<_> =
+        used.iter().map(|right| (right.group.as_str(), right.resource.as_str(), right.verb)).collect();
+    assert_eq!(declared, used, "left: declared, right: used");
+}
+
+async fn grant(kind: &StepKind, place: Place, namespace: &TestNamespace, account_namespace: &str) -> Result<()> {
+    let rules: Vec<PolicyRule> = rights(kind)
+        .iter()
+        .filter(|right| right.place == place)
+        .map(|right| PolicyRule {
+            api_groups: Some(vec![right.group.to_owned()]),
+            resources: Some(vec![right.resource.to_owned()]),
+            verbs: vec![right.verb.to_owned()],
+            ..PolicyRule::default()
+        })
+        .collect();
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let name = format!("steps-{place:?}").to_lowercase();
+    let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    namespace.create_object(&Role { metadata: metadata.clone(), rules: Some(rules) }).await?;
+    let binding = RoleBinding {
+        metadata,
+        role_ref: RoleRef { api_group: Some("rbac.authorization.k8s.io".to_owned()), kind: "Role".to_owned(), name },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: ACCOUNT.to_owned(),
+            namespace: Some(account_namespace.to_owned()),
+            ..Subject::default()
+        }]),
+    };
+    namespace.create_object(&binding).await.map(drop)
+}
+
+/// Until the API server has taken notice of the rights.
+async fn granted(kind: &StepKind, namespace: &TestNamespace, own: &TestNamespace, user: &str) -> Result<()> {
+    for right in rights(kind) {
+        let place = if right.place == Place::Finding { namespace.name() } else { own.name() };
+        allowed(namespace.client(), user, place, right.group, right.resource, right.verb).await?;
+    }
+    Ok(())
+}
+
+async fn allowed(client: &Client, user: &str, namespace: &str, group: &str, resource: &str, verb: &str) -> Result<()> {
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(user.to_owned()),
+            resource_attributes: Some(ResourceAttributes {
+                group: Some(group.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                resource: Some(resource.to_owned()),
+                verb: Some(verb.to_owned()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let api = Api::<SubjectAccessReview>::all(client.clone());
+    eventually(DEADLINE, "the right is in force", async || {
+        let answer = api.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed).then_some(()))
+    })
+    .await
+}
+
+/// What the caches would know.
+#[derive(Default)]
+pub struct Known {
+    policies: StandingPolicies,
+    affected: Mutex<Affected>,
+    digests: Mutex<HashMap<String, String>>,
+    channels: Mutex<HashMap<String, ChannelKind>>,
+    own_namespace: String,
+}
+
+impl Known {
+    /// An open Finding names this digest.
+    pub fn finding_names(&self, digest: &str) {
+        lock(&self.affected).digests.insert(digest.to_owned());
+    }
+
+    /// Pods ran this image, in normal form, with this digest.
+    pub fn ran(&self, image: &str, digest: &str) {
+        lock(&self.digests).insert(image.to_owned(), digest.to_owned());
+    }
+
+    /// There is a channel of that name.
+    pub fn channel(&self, name: &str, kind: ChannelKind) {
+        lock(&self.channels).insert(name.to_owned(), kind);
+    }
+}
+
+impl Cluster for Known {
+    fn policies(&self) -> &StandingPolicies {
+        &self.policies
+    }
+
+    fn affected(&self) -> Affected {
+        lock(&self.affected).clone()
+    }
+
+    fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String> {
+        let digests = lock(&self.digests);
+        images.iter().filter_map(|image| digests.get(image).cloned()).collect()
+    }
+
+    fn channel(&self, _: PlaybookKind, _: &str, name: &str) -> Option<ChannelKind> {
+        lock(&self.channels).get(name).cloned()
+    }
+
+    fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The labels and annotations by which an object says that Quell has changed it.
+pub fn marks<K: Resource>(object: &K) -> Vec<String> {
+    let keys = object.labels().keys().chain(object.annotations().keys());
+    keys.filter(|key| key.starts_with("quell.dev/")).cloned().collect()
+}
+
+/// What the object says was there before.
+pub fn before<K: Resource>(object: &K) -> Result<Value> {
+    let text =
+        object.annotations().get(quell_crds::names::BEFORE).context("no annotation says what was there before")?;
+    let before: Value = serde_json::from_str(text)?;
+    if before == json!({}) {
+        bail!("what was there before is empty");
+    }
+    Ok(before)
+}

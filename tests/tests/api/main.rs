@@ -1,0 +1,242 @@
+//! What the API server itself refuses, with our CRDs and nothing of Quell running.
+
+use anyhow::{Result, bail};
+use kube::api::{Api, DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use quell_tests::{ControlPlane, TestNamespace, crds};
+use serde_json::{Value, json};
+
+async fn namespace() -> Result<TestNamespace> {
+    let control_plane = ControlPlane::shared().await?;
+    crds::install(control_plane).await?;
+    TestNamespace::create(control_plane, "api").await
+}
+
+fn api(namespace: &TestNamespace, kind: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("quell.dev", "v1alpha1", kind));
+    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "Source") {
+        Api::all_with(namespace.client().clone(), &resource)
+    } else {
+        Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource)
+    }
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Result<DynamicObject> {
+    let object = json!({
+        "apiVersion": "quell.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec,
+    });
+    Ok(serde_json::from_value(object)?)
+}
+
+/// What the API server says against it.
+async fn refusal(kind: &str, spec: Value) -> Result<String> {
+    let namespace = namespace().await?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    match api(&namespace, kind).create(&dry_run, &object(kind, "tried", &spec)?).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(status.message.clone()),
+        Err(error) => bail!("not refused as invalid: {error}"),
+        Ok(_) => bail!("accepted: {spec}"),
+    }
+}
+
+async fn is_accepted(kind: &str, spec: Value) -> Result<()> {
+    let namespace = namespace().await?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    api(&namespace, kind).create(&dry_run, &object(kind, "tried", &spec)?).await?;
+    Ok(())
+}
+
+fn steps(steps: &Value) -> Value {
+    json!({ "match": { "minSeverity": "High" }, "steps": steps })
+}
+
+macro_rules! refused {
+    ($name:ident, $kind:literal, $spec:expr, $says:literal) => {
+        #[tokio::test]
+        async fn $name() -> Result<()> {
+            let said = refusal($kind, $spec).await?;
+            assert!(said.contains($says), "it says: {said}");
+            Ok(())
+        }
+    };
+}
+
+refused!(a_playbook_without_steps_is_refused, "Playbook", json!({ "match": {} }), "spec.steps: Required value");
+refused!(a_playbook_with_an_empty_list_of_steps_is_refused, "Playbook", steps(&json!([])), "spec.steps");
+refused!(
+    two_kinds_in_one_step_are_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": {}, "wait": { "for": "1m" } }])),
+    "spec.steps[0]"
+);
+refused!(a_step_of_no_kind_is_refused, "Playbook", steps(&json!([{ "name": "a" }])), "spec.steps[0]");
+refused!(
+    two_steps_of_one_name_are_refused,
+    "ClusterPlaybook",
+    steps(&json!([{ "name": "a", "quarantine": {} }, { "name": "a", "wait": { "for": "1m" } }])),
+    "each step needs a name of its own"
+);
+refused!(
+    an_after_that_names_nothing_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": {}, "after": ["b"] }])),
+    "after must name other steps of this playbook"
+);
+refused!(
+    an_after_that_names_its_own_step_is_refused,
+    "ClusterPlaybook",
+    steps(&json!([{ "name": "a", "quarantine": {}, "after": ["a"] }])),
+    "after must name other steps of this playbook"
+);
+refused!(
+    a_duration_that_is_none_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": {}, "timeout": "soon" }])),
+    "timeout"
+);
+refused!(
+    a_duration_of_nothing_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "wait": { "for": "0s" } }])),
+    "must be more than nothing"
+);
+refused!(
+    a_duration_of_years_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "wait": { "for": "9999h" } }])),
+    "at most 8784h"
+);
+refused!(
+    a_severity_that_is_none_is_refused,
+    "Playbook",
+    json!({ "match": { "minSeverity": "Terrible" }, "steps": [{ "name": "a", "quarantine": {} }] }),
+    "minSeverity"
+);
+refused!(
+    a_step_name_that_expressions_could_not_reach_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "Not A Name", "quarantine": {} }])),
+    "spec.steps[0].name"
+);
+refused!(
+    a_revision_without_to_revision_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "rollback": { "to": "Previous", "revision": 3 } }])),
+    "revision goes with to: Revision"
+);
+refused!(
+    to_revision_without_a_revision_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "rollback": { "to": "Revision" } }])),
+    "revision goes with to: Revision"
+);
+refused!(
+    a_rebuild_of_two_ways_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "rebuild": {
+        "job": { "spec": {} }, "http": { "url": "http://ci", "poll": { "url": "http://ci/1", "succeeded": "true", "failed": "false" } } } }])),
+    "rebuild"
+);
+refused!(
+    a_notify_without_channels_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "notify": { "channels": [] } }])),
+    "channels"
+);
+refused!(
+    a_channel_of_two_kinds_is_refused,
+    "Channel",
+    json!({ "slack": { "webhookUrl": { "name": "s", "key": "k" } }, "webhook": { "url": "https://x.example/h", "hmacKey": { "name": "s", "key": "k" } } }),
+    "spec"
+);
+refused!(
+    a_webhook_address_that_is_none_is_refused,
+    "ClusterChannel",
+    json!({ "webhook": { "url": "soc.example", "hmacKey": { "name": "s", "key": "k" } } }),
+    "url"
+);
+refused!(a_source_that_neither_takes_posts_nor_watches_is_refused, "Source", json!({ "format": "falco" }), "give one of webhook and watch");
+refused!(
+    a_source_that_watches_what_is_posted_is_refused,
+    "Source",
+    json!({ "format": "falco", "watch": {} }),
+    "trivy-operator is watched"
+);
+refused!(
+    a_finding_of_unknown_severity_is_refused,
+    "Finding",
+    json!({ "source": "manual", "rule": "r", "severity": "Bad", "target": { "kind": "Pod", "name": "p" } }),
+    "severity"
+);
+refused!(
+    a_finding_without_a_target_is_refused,
+    "Finding",
+    json!({ "source": "manual", "rule": "r", "severity": "High" }),
+    "target"
+);
+
+#[tokio::test]
+async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
+    let all = steps(&json!([
+        { "name": "contain", "quarantine": { "detach": true }, "timeout": "30s" },
+        { "name": "tell", "notify": { "channels": [{ "name": "soc" }], "message": "${finding.rule}" }, "after": ["contain"], "onFailure": "Continue" },
+        { "name": "back", "rollback": { "to": "LastUnaffected" }, "when": "workload.kind == 'Deployment'", "after": ["contain"] },
+        { "name": "build", "rebuild": { "job": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [] } } } } },
+          "retry": { "limit": 2, "backoff": "10s" }, "after": [] },
+        { "name": "set", "setImage": { "image": "${steps.build.outputs.image}" } },
+        { "name": "pause", "wait": { "for": "1h30m" }, "onFailure": "Undo" },
+    ]));
+    is_accepted("Playbook", all.clone()).await?;
+    is_accepted("ClusterPlaybook", all).await
+}
+
+#[tokio::test]
+async fn a_run_can_be_asked_to_undo_and_changed_in_no_other_way() -> Result<()> {
+    let namespace = namespace().await?;
+    let runs = api(&namespace, "Remediation");
+    let spec = json!({
+        "finding": { "name": "f", "uid": "u" },
+        "playbook": { "kind": "ClusterPlaybook", "name": "p", "uid": "v", "generation": 1 },
+        "target": { "kind": "Pod", "name": "web" },
+        "steps": [{ "name": "a", "quarantine": {} }],
+    });
+    runs.create(&PostParams::default(), &object("Remediation", "run", &spec)?).await?;
+    let patch = |spec: Value| kube::api::Patch::Merge(json!({ "spec": spec }));
+    let parameters = kube::api::PatchParams::default();
+    let steps = json!({ "steps": [{ "name": "b", "wait": { "for": "1m" } }] });
+    let refused = runs.patch("run", &parameters, &patch(steps)).await.expect_err("the steps are frozen");
+    assert!(refused.to_string().contains("a run can't be changed once it has begun"), "{refused}");
+    runs.patch("run", &parameters, &patch(json!({ "intent": "Undo" }))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_field_is_explained() -> Result<()> {
+    let namespace = namespace().await?;
+    for crd in quell_crds::all() {
+        let schema = serde_json::to_value(&crd)?;
+        let root = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        for part in ["spec", "status"] {
+            undocumented(&root[part], &format!("{}.{part}", crd.spec.names.kind))?;
+        }
+    }
+    let explained = ControlPlane::shared().await?.kubectl()?.args(["explain", "clusterplaybook.spec.steps"]).output().await?;
+    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(text.contains("quarantine") && text.contains("Cut the pod off"), "{text}");
+    drop(namespace);
+    Ok(())
+}
+
+/// Fields of Kubernetes' own types (conditions) have descriptions, too, so nothing needs to be left out.
+fn undocumented(schema: &Value, at: &str) -> Result<()> {
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        for (name, property) in properties {
+            let at = format!("{at}.{name}");
+            if property.get("description").and_then(Value::as_str).is_none_or(str::is_empty) {
+                bail!("{at} has no description");
+            }
+            undocumented(property, &at)?;
+        }
+    }
+    schema.get("items").map_or(Ok(()), |items| undocumented(items, &format!("{at}[]")))
+}
