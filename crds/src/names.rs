@@ -85,7 +85,8 @@ fn with_hash(prefix: &str, of: &[&str]) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
     let digest = fingerprint(of);
     let bits = u64::from_str_radix(&digest[..16], 16).unwrap_or_default();
-    let hash: String = (0..HASH_CHARACTERS).map(|i| char::from(ALPHABET[usize::from((bits >> (5 * i)) as u8 & 31)])).collect();
+    let hash: String =
+        (0..HASH_CHARACTERS).map(|i| char::from(ALPHABET[usize::from((bits >> (5 * i)) as u8 & 31)])).collect();
     let room = LABEL_VALUE - HASH_CHARACTERS - 1;
     let prefix: String = prefix
         .chars()

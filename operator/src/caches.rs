@@ -16,7 +16,8 @@ use quell_actions::quarantine::{self, facts};
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, Remediation, Source, Target, Workload,
+    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, Remediation, Source,
+    Target, Workload,
 };
 use quell_ingest::normalize_image;
 use quell_playbooks::images::Affected;
@@ -112,9 +113,19 @@ impl Caches {
                 move |change| remediation_changed(&notices, &runs_of, &change)
             }),
             playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
-            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            cluster_playbooks: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Library),
+            ),
             channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
-            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
+            cluster_channels: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Library),
+            ),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all, |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
@@ -213,13 +224,14 @@ impl Caches {
         if target.kind == "Pod" {
             return self.pod(&target.namespace, &target.name).map(|pod| self.top_owner(&pod));
         }
-        matches!(target.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet" | "CronJob" | "Job" | "ReplicaSet").then(|| Workload {
-            api_version: target.api_version.clone(),
-            kind: target.kind.clone(),
-            namespace: target.namespace.clone(),
-            name: target.name.clone(),
-            uid: target.uid.clone(),
-        })
+        matches!(target.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet" | "CronJob" | "Job" | "ReplicaSet")
+            .then(|| Workload {
+                api_version: target.api_version.clone(),
+                kind: target.kind.clone(),
+                namespace: target.namespace.clone(),
+                name: target.name.clone(),
+                uid: target.uid.clone(),
+            })
     }
 
     /// The topmost owner of a pod; a pod that nothing owns is its own.
@@ -272,12 +284,8 @@ impl Cluster for Caches {
         let mut affected = Affected::default();
         for finding in self.findings.state() {
             let target = &finding.spec.target;
-            if !target.digest.is_empty() {
-                affected.digests.insert(target.digest.clone());
-            }
-            if !target.image.is_empty() {
-                affected.images.insert(normalize_image(&target.image));
-            }
+            let image = if target.image.is_empty() { String::new() } else { normalize_image(&target.image) };
+            affected.add(&image, &target.digest);
         }
         affected
     }

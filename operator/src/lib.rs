@@ -15,6 +15,6 @@ mod process;
 pub mod rbac;
 pub mod settings;
 
-pub use process::start;
 pub use operator::{OperatorError, run, run_with};
+pub use process::start;
 pub use settings::{Command, LogFormat, Settings, Task};

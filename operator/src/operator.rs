@@ -71,7 +71,7 @@ pub async fn run(settings: Settings, end: CancellationToken) -> Result<(), Opera
     // Actions and records have tries of their own, with deadlines; a client that tries again by itself could send a create twice.
     config.default_retry = false;
     let client = Client::try_from(config.clone())?;
-    run_with(config, client, settings, end).await
+    Box::pin(run_with(config, client, settings, end)).await
 }
 
 /// The same with a client of the caller's, which tests use to see its requests.
@@ -82,7 +82,7 @@ pub async fn run_with(
     end: CancellationToken,
 ) -> Result<(), OperatorError> {
     let tasks = TaskTracker::new();
-    let ended = run_until(config, client, &settings, &tasks, end.clone()).await;
+    let ended = Box::pin(run_until(config, client, &settings, &tasks, end.clone())).await;
     end.cancel();
     tasks.close();
     if tokio::time::timeout(ORDERLY, tasks.wait()).await.is_err() {
@@ -105,9 +105,9 @@ async fn run_until(
     let lanes = Lanes::default();
     let queues = Queues::new();
     let (declared, noticed) = unbounded_channel();
-    let notices = Notices { findings: queues.findings.0.clone(), runs: queues.runs.0.clone(), declared };
+    let told = Notices { findings: queues.findings.0.clone(), runs: queues.runs.0.clone(), declared };
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
-    let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &notices));
+    let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &told));
     tokio::select! {
         complete = caches.wait_until_ready() => complete.map_err(|_| OperatorError::WatchEnded)?,
         ended = probes => return ended,

@@ -11,6 +11,10 @@ use tracing_subscriber::EnvFilter;
 use crate::settings::{Command, LogFormat, Settings, Task};
 
 /// Does what the command line says.
+///
+/// # Panics
+/// Where the process can't have threads.
+#[must_use]
 #[tokio::main]
 pub async fn start() -> ExitCode {
     let Command { task: Task::Operator(settings) } = Command::parse();
@@ -19,7 +23,7 @@ pub async fn start() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let end = CancellationToken::new();
     tokio::spawn(end_on_signal(end.clone()));
-    match crate::operator::run(settings, end).await {
+    match Box::pin(crate::operator::run(settings, end)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "ends");

@@ -11,6 +11,8 @@ pub struct Revision {
     pub images: BTreeSet<String>,
     /// The digests of those images, as far as references or pods tell.
     pub digests: BTreeSet<String>,
+    /// Those of `images` whose digest isn't known.
+    pub undigested: BTreeSet<String>,
 }
 
 /// The images that open Findings name.
@@ -18,16 +20,33 @@ pub struct Revision {
 pub struct Affected {
     /// Digests.
     pub digests: BTreeSet<String>,
-    /// References, in the same normal form; of Findings whose digest isn't known.
+    /// References, in the same normal form.
     pub images: BTreeSet<String>,
+    /// Those of `images` that a Finding names without a digest.
+    pub undigested: BTreeSet<String>,
 }
 
 impl Affected {
-    /// Whether a Finding speaks against the revision. A reference whose digest isn't known on either side is enough:
-    /// to roll back to an image that may be the bad one is worse than to say no.
+    /// Adds what a Finding names.
+    pub fn add(&mut self, image: &str, digest: &str) {
+        if !digest.is_empty() {
+            self.digests.insert(digest.to_owned());
+        }
+        if !image.is_empty() {
+            self.images.insert(image.to_owned());
+            if digest.is_empty() {
+                self.undigested.insert(image.to_owned());
+            }
+        }
+    }
+
+    /// Whether a Finding speaks against the revision. Digests decide where both sides have them, for a tag may have moved. Where one side
+    /// has none, the reference is enough: to roll back to an image that may be the bad one is worse than to say no.
     #[must_use]
     pub fn includes(&self, revision: &Revision) -> bool {
-        !self.digests.is_disjoint(&revision.digests) || !self.images.is_disjoint(&revision.images)
+        !self.digests.is_disjoint(&revision.digests)
+            || !self.undigested.is_disjoint(&revision.images)
+            || !self.images.is_disjoint(&revision.undigested)
     }
 }
 
@@ -49,14 +68,28 @@ mod tests {
             number,
             images: BTreeSet::from([image.to_owned()]),
             digests: if digest.is_empty() { BTreeSet::new() } else { BTreeSet::from([digest.to_owned()]) },
+            undigested: if digest.is_empty() { BTreeSet::from([image.to_owned()]) } else { BTreeSet::new() },
         }
     }
 
     fn affected(images: &[&str], digests: &[&str]) -> Affected {
-        Affected {
-            images: images.iter().map(ToString::to_string).collect(),
-            digests: digests.iter().map(ToString::to_string).collect(),
+        let mut affected = Affected::default();
+        for image in images {
+            affected.add(image, "");
         }
+        for digest in digests {
+            affected.add("", digest);
+        }
+        affected
+    }
+
+    #[test]
+    fn a_tag_that_has_moved_to_another_digest_is_not_affected() {
+        let mut named = Affected::default();
+        named.add("a:stable", "bad");
+        assert!(!named.includes(&revision(1, "a:stable", "good")));
+        assert!(named.includes(&revision(1, "a:stable", "bad")));
+        assert!(named.includes(&revision(1, "a:stable", "")), "where the digest isn't known, the reference is enough");
     }
 
     #[test]

@@ -78,7 +78,7 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 /// How often an undo is tried before a person must look: enough for an API server that restarts.
 const UNDO_TRIES: i32 = 12;
 /// Most outputs that a record holds.
-const MOST_OUTPUTS: usize = 32;
+const MOST_OUTPUTS: usize = 40;
 /// Longest message that a record holds, in bytes.
 const LONGEST_MESSAGE: usize = 2048;
 
@@ -117,7 +117,7 @@ pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str,
         }
         Outcome::Failed { reason, message, transient, outputs, receipt } => {
             keep(record, outputs, receipt);
-            let retry = step.retry.clone().unwrap_or_default();
+            let retry = step.retry.clone().unwrap_or_else(|| default_retry(step));
             if transient && record.attempts <= retry.limit {
                 let wait = backoff(&retry, record.attempts, key);
                 record.state = StepState::Retrying;
@@ -204,6 +204,12 @@ pub fn end(record: &mut StepRecord, state: StepState, reason: Reason, message: &
     record.message = shorten(message, LONGEST_MESSAGE);
     record.next_at = None;
     record.finished_at = Some(now);
+}
+
+/// A step that says nothing is tried again as long as an API server or receiver takes to restart; containment until its time is up.
+fn default_retry(step: &Step) -> Retry {
+    let limit = if traits(&step.kind).contains { i32::MAX } else { Retry::default().limit };
+    Retry { limit, ..Retry::default() }
 }
 
 /// When a step that began must have ended.

@@ -9,9 +9,7 @@ use serde_json::json;
 pub fn vulnerability_reports() -> Result<CustomResourceDefinition> {
     let text = json!({ "type": "string" });
     let count = json!({ "type": "integer", "minimum": 0 });
-    let object = |required: &[&str], properties: serde_json::Value| {
-        json!({ "type": "object", "required": required, "properties": properties })
-    };
+    let object = |required: &[&str], properties: serde_json::Value| json!({ "type": "object", "required": required, "properties": properties });
     let vulnerability = object(
         &["vulnerabilityID", "resource", "installedVersion", "fixedVersion", "severity", "title"],
         json!({

@@ -24,7 +24,6 @@ use super::{Category, Severity, Step};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Severity", type_ = "string", json_path = ".spec.match.minSeverity"),
-    printcolumn(name = "Steps", type_ = "string", json_path = ".spec.steps[*].name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
@@ -65,7 +64,6 @@ pub struct PlaybookSpec {
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Severity", type_ = "string", json_path = ".spec.match.minSeverity"),
-    printcolumn(name = "Steps", type_ = "string", json_path = ".spec.steps[*].name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",

@@ -9,15 +9,17 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
-use quell_crds::v1alpha1::{Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, RunReference, Target};
+use quell_crds::v1alpha1::{
+    Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, RunReference, Target,
+};
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::select::{self, Verdict};
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
-use crate::engine::status::{self, Selection};
 use crate::engine::queue::Look;
+use crate::engine::status::{self, Selection};
 use crate::engine::{Engine, EngineError, Stage};
 
 /// One look at a Finding: observe, select, contain and record new runs, report.

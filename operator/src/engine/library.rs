@@ -59,7 +59,8 @@ impl Library {
         for playbook in caches.playbooks.state() {
             let mut draft = Draft::of_playbook(&playbook, now);
             since(&mut draft);
-            let of_namespace = channels.iter().filter(|channel| channel.namespace().as_deref() == Some(&draft.namespace));
+            let of_namespace =
+                channels.iter().filter(|channel| channel.namespace().as_deref() == Some(&draft.namespace));
             let known = of_namespace.map(|channel| channel.name_any()).collect();
             entries.push(entry(draft, &known));
         }

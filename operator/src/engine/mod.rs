@@ -85,8 +85,11 @@ impl EngineError {
 /// Runs that are under way, as this process knows them. It is their only writer, so what it wrote last is newer than what a watch shows.
 #[derive(Default)]
 pub struct Runs {
-    all: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Live>>>>,
+    all: Mutex<HashMap<(String, String), Shared>>,
 }
+
+/// A run that passes take turns with.
+pub type Shared = Arc<tokio::sync::Mutex<Live>>;
 
 /// One run that is under way.
 #[derive(Debug, Default)]
@@ -104,7 +107,7 @@ pub struct Live {
 impl Runs {
     /// The run of that name; whoever holds it is the only one that moves it.
     #[must_use]
-    pub fn of(&self, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Live>> {
+    pub fn of(&self, namespace: &str, name: &str) -> Shared {
         match self.all.lock() {
             Ok(mut all) => all.entry((namespace.to_owned(), name.to_owned())).or_default().clone(),
             Err(_) => Arc::default(),

@@ -45,7 +45,11 @@ pub async fn drive<K, Pass, Fut>(
     end: CancellationToken,
     pass: Pass,
 ) where
-    K: Resource<DynamicType: Default + std::fmt::Debug + Eq + Hash + Clone + Send + Sync> + Clone + Send + Sync + 'static,
+    K: Resource<DynamicType: Default + std::fmt::Debug + Eq + Hash + Clone + Send + Sync>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     Pass: Fn(Arc<Engine>, Arc<K>) -> Fut + Copy + Send + 'static,
     Fut: Future<Output = Result<Look, EngineError>> + Send + 'static,
 {

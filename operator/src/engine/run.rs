@@ -1,6 +1,6 @@
 //! A run: observe, plan, perform, report, until there is nothing to do now.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,16 +30,16 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     resume(&mut live, &run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
-    let mut looked = BTreeSet::new();
+    let mut looked = HashSet::new();
     let wake_at = loop {
         let world = observe(&engine, &mut live, &run);
         let scope = world.step_scope(&name, &run.spec.playbook.name, &status);
         let now = Utc::now();
         let plan = plan::plan(Run { steps: &steps, status: &status, intent: run.spec.intent }, &scope, now);
         let (work, records): (Vec<_>, Vec<_>) =
-            plan.decisions.into_iter().filter_map(Work::from_decision).partition(|one| matches!(one, Work::Effect { .. }));
+            plan.decisions.into_iter().map(Work::from).partition(|one| matches!(one, Work::Effect { .. }));
         // What waits for a change is looked at once a pass; the change brings the run back here.
-        let work: Vec<_> = work.into_iter().filter(|work| looked.insert(work.step())).collect();
+        let work: Vec<_> = work.into_iter().filter(|work| looked.insert(work.key())).collect();
         if work.is_empty() && records.is_empty() {
             break plan.wake_at;
         }
@@ -79,26 +79,29 @@ enum What {
     Undo,
 }
 
-impl Work {
-    #[allow(clippy::unnecessary_wraps, reason = "decisions and work may come apart, as they do in a rehearsal")]
-    fn from_decision(decision: Decision) -> Option<Self> {
-        Some(match decision {
+impl From<Decision> for Work {
+    fn from(decision: Decision) -> Self {
+        match decision {
             Decision::Perform { step, kind } => Self::Effect { step, what: What::Perform(kind) },
             Decision::Revert { step } => Self::Effect { step, what: What::Revert },
             Decision::Undo { step } => Self::Effect { step, what: What::Undo },
             other => Self::Record(other),
-        })
+        }
     }
+}
 
-    fn step(&self) -> Option<usize> {
+impl Work {
+    /// The step, and what is done with it: a step that fails is put back in the same pass.
+    fn key(&self) -> Option<(usize, std::mem::Discriminant<What>)> {
         match self {
-            Self::Effect { step, .. } => Some(*step),
+            Self::Effect { step, what } => Some((*step, std::mem::discriminant(what))),
             Self::Record(_) => None,
         }
     }
 }
 
 /// What became of an effect.
+#[allow(clippy::large_enum_variant, reason = "moved once")]
 enum Became {
     Of(Outcome),
     Reverted(UndoOutcome),
@@ -156,10 +159,8 @@ async fn effects(
         return Ok(());
     }
     let namespace = run.namespace().unwrap_or_default();
-    let client = engine
-        .identities
-        .of(&run.spec.playbook, &namespace)
-        .map_err(|error| EngineError::Identity(Box::new(error)))?;
+    let client =
+        engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
     let writer = Writer::new(client);
     for one in &work {
         if let Work::Effect { step, what: What::Perform(_) } = one {
@@ -189,7 +190,8 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     let mark = stage.mark(step);
     let cx = stage.context(&mark, step);
     let kind = &stage.steps[step].step.kind;
-    let _pass = if traits(kind).contains { stage.engine.lanes.urgent().await } else { stage.engine.lanes.effect().await };
+    let _pass =
+        if traits(kind).contains { stage.engine.lanes.urgent().await } else { stage.engine.lanes.effect().await };
     let undone = async || match &stage.records[step].receipt {
         Some(receipt) => quell_actions::undo(kind, receipt, &cx).await,
         None => UndoOutcome::LeftAlone {
@@ -239,7 +241,8 @@ fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look
         return Look::OnChange;
     }
     let waits = |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting);
-    let anyway = status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
+    let anyway =
+        status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
     let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
     match (planned, anyway) {
         (Some(planned), Some(anyway)) => Look::In(planned.min(anyway)),

@@ -174,20 +174,29 @@ fn conditions(
     all.push(match (names.as_slice(), selection.failed.first()) {
         ([], None) => {
             let look = "kubectl quell explain says why each did not";
-            make(ConditionType::Matched, Status::False, Reason::NoPlaybookMatched, format!("no playbook matched; {look}"))
+            make(
+                ConditionType::Matched,
+                Status::False,
+                Reason::NoPlaybookMatched,
+                format!("no playbook matched; {look}"),
+            )
         }
         (_, Some((playbook, error))) => {
             let message = format!("{playbook} was not run, for its match.when failed: {error}");
             make(ConditionType::Matched, Status::Unknown, Reason::ExpressionFailed, message)
         }
-        (names, None) => {
-            make(ConditionType::Matched, Status::True, Reason::PlaybookMatched, format!("matched by {}", names.join(", ")))
-        }
+        (names, None) => make(
+            ConditionType::Matched,
+            Status::True,
+            Reason::PlaybookMatched,
+            format!("matched by {}", names.join(", ")),
+        ),
     });
     if let Some(stands) = quarantine {
         let name = format!("{}/{}", finding.spec.target.namespace, finding.spec.target.name);
         all.push(if stands {
-            let message = format!("pod {name} is under quarantine; what other policies may still allow isn't checked yet");
+            let message =
+                format!("pod {name} is under quarantine; what other policies may still allow isn't checked yet");
             make(ConditionType::Quarantined, Status::True, Reason::QuarantineApplied, message)
         } else {
             let message = format!("the quarantine of pod {name} was lifted by undo");
@@ -202,7 +211,8 @@ fn conditions(
 
 fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
     let target = &finding.spec.target;
-    let name = if target.namespace.is_empty() { target.name.clone() } else { format!("{}/{}", target.namespace, target.name) };
+    let name =
+        if target.namespace.is_empty() { target.name.clone() } else { format!("{}/{}", target.namespace, target.name) };
     match (&world.target, &world.workload) {
         (TargetState::Pod(pod), _) => {
             (Status::True, Reason::TargetFound, format!("pod {name} (UID {}) on node {}", pod.uid, pod.node))
@@ -212,7 +222,10 @@ fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
             (Status::False, Reason::TargetNotFound, message)
         }
         (TargetState::Replaced { uid }, _) => {
-            let message = format!("the pod that was reported (UID {}) is gone; {name} is another one now (UID {uid})", target.uid);
+            let message = format!(
+                "the pod that was reported (UID {}) is gone; {name} is another one now (UID {uid})",
+                target.uid
+            );
             (Status::False, Reason::TargetReplaced, message)
         }
         (TargetState::NotAPod, Some(workload)) => {
@@ -225,10 +238,7 @@ fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
     }
 }
 
-fn remediated(
-    selection: &Selection,
-    make: &dyn Fn(ConditionType, Status, Reason, String) -> Condition,
-) -> Condition {
+fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason, String) -> Condition) -> Condition {
     let told = |wanted: Phase| -> Vec<String> {
         let of = selection.runs.iter().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
         of.map(|run| {

@@ -23,7 +23,9 @@ pub async fn changes(
 ) {
     for (step, record) in steps.iter().zip(&after.steps) {
         let old = before.steps.iter().find(|old| old.name == record.name);
-        let news = old.is_none_or(|old| (old.state, &old.reason, old.attempts) != (record.state, &record.reason, record.attempts));
+        let news = old.is_none_or(|old| {
+            (old.state, &old.reason, old.attempts) != (record.state, &record.reason, record.attempts)
+        });
         if !news || record.state == StepState::Pending {
             continue;
         }
@@ -80,7 +82,9 @@ fn step_event(record: &StepRecord) -> Option<Event> {
         StepState::NotUndone => (EventType::Warning, "StepNotUndone"),
         StepState::Undoing if !record.reason.is_empty() && record.attempts > 0 => (EventType::Warning, "UndoRetrying"),
         StepState::Undone => (EventType::Normal, "StepUndone"),
-        StepState::Skipped if record.reason != Reason::ConditionNotMet.to_string() => (EventType::Normal, "StepSkipped"),
+        StepState::Skipped if record.reason != Reason::ConditionNotMet.to_string() => {
+            (EventType::Normal, "StepSkipped")
+        }
         _ => return None,
     };
     Some(event(type_, &record.reason, action, &message))

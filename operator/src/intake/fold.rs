@@ -91,10 +91,8 @@ impl Folder {
     /// Another replica may count the same Finding: the version that was read is the precondition.
     async fn write(&self, (namespace, name): &Key, repeats: Repeats) -> Result<(), kube::Error> {
         let api: Api<Finding> = Api::namespaced(self.client.clone(), namespace);
-        let parameters = PatchParams {
-            field_manager: Some(field_managers::INTAKE.to_owned()),
-            ..PatchParams::default()
-        };
+        let parameters =
+            PatchParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PatchParams::default() };
         let mut last = None;
         for _ in 0..TRIES {
             let _pass = self.lanes.book_keeping().await;

@@ -34,14 +34,16 @@ pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Pl
             let found = pods.iter().find_map(|pod| container_of(pod, None, Some(id)).map(|status| (pod, status)));
             let Some((pod, status)) = found else { return vec![unplaced] };
             let mut place = unplaced;
-            place.target.kind = "Pod".to_owned();
-            place.target.api_version = "v1".to_owned();
+            "Pod".clone_into(&mut place.target.kind);
+            "v1".clone_into(&mut place.target.api_version);
             place.target.namespace = pod.namespace().unwrap_or_default();
             place.target.name = pod.name_any();
             place.target.container.clone_from(&status.name);
             vec![in_pod(place, pod, Some(status), caches)]
         }
-        About::Workload { api_version, kind, namespace, name, .. } if !api_version.is_empty() && !namespace.is_empty() => {
+        About::Workload { api_version, kind, namespace, name, .. }
+            if !api_version.is_empty() && !namespace.is_empty() =>
+        {
             let owner = OwnerReference {
                 api_version: api_version.clone(),
                 kind: kind.clone(),
@@ -59,7 +61,8 @@ pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Pl
         About::Node { name } => {
             // Falco says the name of its own pod where it isn't told the node's.
             let mut place = unplaced;
-            let node = caches.pods.find(|pod| pod.name_any() == *name).and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+            let node =
+                caches.pods.find(|pod| pod.name_any() == *name).and_then(|pod| pod.spec.as_ref()?.node_name.clone());
             if let Some(node) = node {
                 place.target.name.clone_from(&node);
                 place.target.node = node;
@@ -88,7 +91,8 @@ async fn find_pod(caches: &Caches, client: &Client, namespace: &str, name: &str)
 /// Other controllers never use a name twice.
 fn came_later(pod: &Pod, signal: &Signal) -> bool {
     let About::Pod { uid: None, .. } = &signal.about else { return false };
-    let reused = pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.kind == "StatefulSet");
+    let reused =
+        pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.kind == "StatefulSet");
     let created = pod.metadata.creation_timestamp.as_ref().map(time::from_kubernetes);
     reused && created.zip(signal.detected_at).is_some_and(|(created, detected)| detected < created)
 }

@@ -133,8 +133,7 @@ impl Intake {
 
     async fn create(&self, finding: &Finding) -> Result<Finding, kube::Error> {
         let api: Api<Finding> = Api::namespaced(self.client.clone(), &finding.namespace().unwrap_or_default());
-        let parameters =
-            PostParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PostParams::default() };
+        let parameters = PostParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PostParams::default() };
         let _pass = self.lanes.urgent().await;
         api.create(&parameters, finding).await
     }

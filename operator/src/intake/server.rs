@@ -18,8 +18,8 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tower_http::decompression::RequestDecompressionLayer;
 
-use crate::intake::{Admission, Again, Intake, Sources};
 use crate::intake::tls::{self, TlsError};
+use crate::intake::{Admission, Again, Intake, Sources};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -79,13 +79,13 @@ pub async fn serve(server: Server, settings: &Settings, end: CancellationToken) 
     let listening = |source| ServeError::Listen { address, source };
     if settings.ingest_plaintext {
         tracing::info!(%address, "takes signals in, without TLS");
-        let served = axum_server::from_tcp(listener).map_err(listening)?;
-        served.handle(handle).serve(service).await.map_err(listening)
+        let plain = axum_server::from_tcp(listener).map_err(listening)?;
+        plain.handle(handle).serve(service).await.map_err(listening)
     } else {
         let tls = tls::config(settings).await?;
         tracing::info!(%address, "takes signals in");
-        let served = axum_server::from_tcp_rustls(listener, tls).map_err(listening)?;
-        served.handle(handle).serve(service).await.map_err(listening)
+        let secured = axum_server::from_tcp_rustls(listener, tls).map_err(listening)?;
+        secured.handle(handle).serve(service).await.map_err(listening)
     }
 }
 
@@ -102,7 +102,11 @@ fn router(server: Server) -> Router {
 async fn admit(State(server): State<Server>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let Some(name) = path.strip_prefix("/v1/sources/").filter(|name| !name.is_empty() && !name.contains('/')) else {
-        return refuse(StatusCode::NOT_FOUND, "NotFound", "signals are taken in by POST /v1/sources/<name of a Source>");
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "signals are taken in by POST /v1/sources/<name of a Source>",
+        );
     };
     let name = name.to_owned();
     let token = bearer(request.headers());

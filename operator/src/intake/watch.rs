@@ -59,7 +59,9 @@ pub async fn watch_sources(
             () = end.cancelled() => break,
         }
     }
-    open.into_values().for_each(|task| task.abort());
+    for task in open.into_values() {
+        task.abort();
+    }
 }
 
 /// The resource of a format that is watched.

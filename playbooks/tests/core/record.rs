@@ -88,13 +88,13 @@ fn messages_are_cut_at_a_character_and_within_what_the_schema_takes() {
 }
 
 #[test]
-fn a_record_holds_thirty_two_outputs_and_no_more() {
+fn a_record_holds_forty_outputs_and_no_more() {
     let mut game = game();
     let outputs = (0..50).map(|i| (format!("k{i:02}"), String::new())).collect();
     let outcome = Outcome::Done { message: String::new(), outputs, receipt: None };
     progress::settle(&mut game.status.steps[0], &game.steps[0].step, outcome, "key", at(1));
     refresh(&mut game.status);
-    assert_eq!(game.record("a").outputs.len(), 32);
+    assert_eq!(game.record("a").outputs.len(), 40);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `cargo floor`: the way to containment against the floor, side by side.
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -24,13 +24,21 @@ struct Arguments {
     bursts: usize,
 }
 
+fn main() -> Result<ExitCode> {
+    // Quell runs as a process of its own, and this binary is the one that is sure to be there.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
+        return Ok(quell_operator::start());
+    }
+    measure(Arguments::parse())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 #[tokio::main]
-async fn main() -> Result<()> {
-    let Arguments { alone, burst, bursts } = Arguments::parse();
+async fn measure(Arguments { alone, burst, bursts }: Arguments) -> Result<()> {
     let control_plane = ControlPlane::start(Options::default()).await?;
     quell_tests::operator::prepare(&control_plane).await?;
     quell::declare(&control_plane).await?;
-    let operator = Operator::start(&operator_binary()?, &control_plane, &["--log", "warn"]).await?;
+    let operator = Operator::start(&std::env::current_exe()?, &control_plane, &["--log", "warn"]).await?;
     quell::playbook_is_ready(&control_plane).await?;
 
     let (floor, ours) = one_at_a_time(&control_plane, &operator, alone).await?;
@@ -100,12 +108,4 @@ async fn at_once(
 
 fn names(prefix: &str, number: usize) -> Vec<String> {
     (0..number).map(|i| format!("{prefix}-{i}")).collect()
-}
-
-/// `quell` is built beside this binary: `cargo floor` builds both.
-fn operator_binary() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let binary = own.with_file_name("quell");
-    anyhow::ensure!(binary.exists(), "{} is not there: run `cargo floor`, which builds it", binary.display());
-    Ok(binary)
 }

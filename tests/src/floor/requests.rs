@@ -72,8 +72,7 @@ async fn one(recorder: &Recorder, namespace: &TestNamespace, pod: &str, intake: 
     wait::until_present(&findings, &name, "remediated", wait::DEADLINE, done).await?;
     // What the operator does about its own last write comes right after it: a second without any request is the end.
     quiet(recorder, namespace).await?;
-    let requests: Vec<Request> = 
-        recorder.requests().into_iter().filter(|request| counts(request, namespace)).collect();
+    let requests: Vec<Request> = recorder.requests().into_iter().filter(|request| counts(request, namespace)).collect();
     for request in &requests {
         eprintln!("  {pod}: {} {}", request.verb.as_str(), request.path);
     }

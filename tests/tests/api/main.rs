@@ -155,7 +155,12 @@ refused!(
     json!({ "webhook": { "url": "soc.example", "hmacKey": { "name": "s", "key": "k" } } }),
     "url"
 );
-refused!(a_source_that_neither_takes_posts_nor_watches_is_refused, "Source", json!({ "format": "falco" }), "give one of webhook and watch");
+refused!(
+    a_source_that_neither_takes_posts_nor_watches_is_refused,
+    "Source",
+    json!({ "format": "falco" }),
+    "give one of webhook and watch"
+);
 refused!(
     a_source_that_watches_what_is_posted_is_refused,
     "Source",
@@ -220,7 +225,8 @@ async fn every_field_is_explained() -> Result<()> {
             undocumented(&root[part], &format!("{}.{part}", crd.spec.names.kind))?;
         }
     }
-    let explained = ControlPlane::shared().await?.kubectl()?.args(["explain", "clusterplaybook.spec.steps"]).output().await?;
+    let explained =
+        ControlPlane::shared().await?.kubectl()?.args(["explain", "clusterplaybook.spec.steps"]).output().await?;
     let text = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(text.contains("quarantine") && text.contains("Cut the pod off"), "{text}");
     drop(namespace);

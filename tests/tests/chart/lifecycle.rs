@@ -45,7 +45,7 @@ async fn a_release_is_installed_upgraded_and_removed_and_what_was_found_stays() 
     assert!(source.spec.webhook.as_ref().is_some_and(|webhook| webhook.bearer_token.in_query));
     assert_eq!(
         Api::<ClusterPlaybook>::all(client.clone()).list(&kube::api::ListParams::default()).await?.items.len(),
-        5
+        4
     );
     let before = secrets(&client).await?;
 

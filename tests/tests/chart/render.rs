@@ -145,7 +145,7 @@ async fn the_library_comes_when_it_is_asked_for_and_only_what_is_in_it() -> Resu
         Ok(objects.iter().filter(|one| one["kind"] == "ClusterPlaybook").count())
     };
     assert_eq!(playbooks(&[]).await?, 0);
-    assert_eq!(playbooks(&["--set", "library.enabled=true"]).await?, 5);
+    assert_eq!(playbooks(&["--set", "library.enabled=true"]).await?, 4);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(crate::helm::chart().join("files/library"))? {
         names.push(entry?.file_name().to_string_lossy().trim_end_matches(".yaml").to_owned());

@@ -32,11 +32,12 @@ async fn the_operator_runs_with_the_rights_of_the_chart_and_no_others() -> Resul
     let admin = cluster.client().await?;
     restricted_namespace(&admin, "quell").await?;
     let chart = chart();
-    helm(&cluster, &["install", "quell", &chart.to_string_lossy(), "-n", "quell", "--wait"]).await?;
+    let notes = helm(&cluster, &["install", "quell", &chart.to_string_lossy(), "-n", "quell", "--wait"]).await?;
     let quell = InCluster::start(&cluster, &admin).await?;
     let told = Told::listen().await?;
     declare(&cluster, &told).await?;
 
+    assert_eq!(quell.trial(&notes).await?, 200);
     a_cluster_playbook_contains_rolls_back_tells_and_undoes(&cluster, &quell, &told).await?;
     a_rebuilt_image_is_put_in(&cluster, &quell).await?;
     a_playbook_has_the_rights_of_its_service_account_only(&cluster, &quell).await?;
@@ -306,6 +307,14 @@ impl InCluster {
             "output_fields": { "k8s.ns.name": namespace.name(), "k8s.pod.name": pod, "container.name": "app" },
         });
         Ok(self.http.post(url).body(body.to_string()).send().await?.status().as_u16())
+    }
+
+    /// The trial that the chart's notes propose, word for word, with the token in a header.
+    async fn trial(&self, notes: &str) -> Result<u16> {
+        let body = notes.lines().find_map(|line| line.trim().strip_prefix("-d '")).context("no trial in the notes")?;
+        let url = format!("https://{HOST}:{}/v1/sources/falco", self.intake.port());
+        let body = body.trim_end_matches('\'').to_owned();
+        Ok(self.http.post(url).bearer_auth(&self.token).body(body).send().await?.status().as_u16())
     }
 
     /// The one run of a playbook in a namespace, once it has come to this phase.

@@ -33,7 +33,7 @@ fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
 async fn allow(bed: &Bed, account: &str, rules: Vec<PolicyRule>) -> Result<()> {
     bed.namespace.create_object(&service_account(account)).await?;
     let metadata = ObjectMeta { name: Some(account.to_owned()), ..ObjectMeta::default() };
-    bed.namespace.create_object(&Role { metadata: metadata.clone(), rules: Some(rules), ..Role::default() }).await?;
+    bed.namespace.create_object(&Role { metadata: metadata.clone(), rules: Some(rules) }).await?;
     let subject = Subject {
         kind: "ServiceAccount".to_owned(),
         name: account.to_owned(),

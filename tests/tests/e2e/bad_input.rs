@@ -1,6 +1,6 @@
 //! What goes wrong ends in a condition and an Event with a reason, and stops nothing else.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
@@ -18,10 +18,11 @@ async fn not_ready(bed: &Bed, matching: Value, steps: Value) -> Result<(String, 
     apply(&bed.playbooks(), "ClusterPlaybook", bed.name(), &spec).await?;
     let playbooks = bed.playbooks();
     let found =
-        wait::until_present(&playbooks, bed.name(), "not Ready", DEADLINE, |playbook| ready(playbook) == Some(false)).await?;
-    let status = found.status.expect("status");
-    let ready = conditions::find(&status.conditions, ConditionType::Ready).expect("Ready").clone();
-    Ok((ready.reason, ready.message))
+        wait::until_present(&playbooks, bed.name(), "not Ready", DEADLINE, |playbook| ready(playbook) == Some(false))
+            .await?;
+    let conditions = found.status.unwrap_or_default().conditions;
+    let ready = conditions::find(&conditions, ConditionType::Ready).context("no condition Ready")?;
+    Ok((ready.reason.clone(), ready.message.clone()))
 }
 
 #[tokio::test]
@@ -44,9 +45,11 @@ async fn an_unknown_channel_makes_the_playbook_not_ready_until_it_is_there() -> 
     assert_eq!(reason, "ChannelUnknown");
     assert!(message.contains("spec.steps[0].notify.channels[0]"), "{message}");
     let channels: Api<ClusterChannel> = Api::all(bed.namespace.client().clone());
-    let webhook = json!({ "webhook": { "url": "http://127.0.0.1:9/hook", "hmacKey": { "name": TOKEN_SECRET, "key": "token" } } });
+    let webhook =
+        json!({ "webhook": { "url": "http://127.0.0.1:9/hook", "hmacKey": { "name": TOKEN_SECRET, "key": "token" } } });
     apply(&channels, "ClusterChannel", bed.name(), &webhook).await?;
-    wait::until_present(&bed.playbooks(), bed.name(), "Ready", DEADLINE, |playbook| ready(playbook) == Some(true)).await?;
+    wait::until_present(&bed.playbooks(), bed.name(), "Ready", DEADLINE, |playbook| ready(playbook) == Some(true))
+        .await?;
     channels.delete(bed.name(), &DeleteParams::default()).await?;
     bed.finish().await
 }
@@ -83,7 +86,8 @@ async fn a_step_whose_when_fails_is_refused_and_the_run_fails() -> Result<()> {
 async fn a_channel_that_cannot_be_reached_fails_its_step_while_containment_stands() -> Result<()> {
     let bed = Bed::new("unreachable").await?;
     let channels: Api<ClusterChannel> = Api::all(bed.namespace.client().clone());
-    let webhook = json!({ "webhook": { "url": "http://127.0.0.1:9/hook", "hmacKey": { "name": TOKEN_SECRET, "key": "token" } } });
+    let webhook =
+        json!({ "webhook": { "url": "http://127.0.0.1:9/hook", "hmacKey": { "name": TOKEN_SECRET, "key": "token" } } });
     apply(&channels, "ClusterChannel", bed.name(), &webhook).await?;
     let steps = json!([
         { "name": "contain", "quarantine": {} },
@@ -152,7 +156,10 @@ async fn a_finding_that_was_there_before_the_playbook_is_left_alone_until_it_is_
     bed.finding_in(&finding.name_any(), FindingState::Open).await?;
     // Kubernetes dates objects by the second: the playbook must be of a later one.
     let created = finding.metadata.creation_timestamp.as_ref().expect("created").0.as_second();
-    wait::eventually(DEADLINE, "the next second", async || Ok((chrono::Utc::now().timestamp() > created + 1).then_some(()))).await?;
+    wait::eventually(DEADLINE, "the next second", async || {
+        Ok((chrono::Utc::now().timestamp() > created + 1).then_some(()))
+    })
+    .await?;
     bed.playbook(any_falco(), quarantine()).await?;
     let pods: Api<Pod> = bed.namespace.api();
     assert!(!is_quarantined(&pods.get(&pod.name_any()).await?));

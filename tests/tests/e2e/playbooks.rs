@@ -4,7 +4,7 @@ use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use quell_actions::quarantine::{POLICY, is_intact};
 use quell_crds::names;
@@ -90,11 +90,14 @@ async fn a_step_reads_the_outputs_of_an_earlier_one() -> Result<()> {
 #[tokio::test]
 async fn a_rollback_waits_for_the_real_controller_and_goes_past_affected_revisions() -> Result<()> {
     let bed = Bed::new("rollback").await?;
-    bed.shop("registry.example/shop:1.0").await?;
+    // Findings of every namespace count, so the images must be of this test alone.
+    let image = |version: &str| format!("registry.example/{}:{version}", bed.name());
+    bed.shop(&image("1.0")).await?;
     let deployments: Api<Deployment> = bed.namespace.api();
     for version in ["1.1", "1.2"] {
-        let image = format!("registry.example/shop:{version}");
-        let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "shop", "image": image }] } } } });
+        let image = image(version);
+        let patch =
+            json!({ "spec": { "template": { "spec": { "containers": [{ "name": "app", "image": image }] } } } });
         deployments.patch("shop", &PatchParams::default(), &Patch::Strategic(patch)).await?;
         wait::rolled_out(&deployments, "shop", DEADLINE).await?;
         if version == "1.1" {
@@ -109,12 +112,12 @@ async fn a_rollback_waits_for_the_real_controller_and_goes_past_affected_revisio
         json!([{ "name": "back", "rollback": { "to": "LastUnaffected" } }]),
     )
     .await?;
-    let pod = newest(&bed, "registry.example/shop:1.2").await?;
+    let pod = newest(&bed, &image("1.2")).await?;
     let finding = bed.alert(&pod).await?;
     let run = bed.run_in(&finding.name_any(), Phase::Succeeded).await?;
     let shop = deployments.get("shop").await?;
-    let image = shop.spec.and_then(|spec| spec.template.spec).and_then(|spec| spec.containers[0].image.clone());
-    assert_eq!(image.as_deref(), Some("registry.example/shop:1.0"), "{:#?}", run.status);
+    let runs = shop.spec.and_then(|spec| spec.template.spec).and_then(|spec| spec.containers[0].image.clone());
+    assert_eq!(runs, Some(image("1.0")), "{:#?}", run.status);
     bed.finish().await
 }
 
@@ -123,16 +126,9 @@ async fn newest(bed: &Bed, image: &str) -> Result<String> {
     wait::eventually(DEADLINE, "a pod of the new image", async || {
         let all = pods.list(&ListParams::default().labels("app=shop")).await?;
         let of = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.containers[0].image.as_deref() == Some(image));
-        Ok(all.items.iter().filter(of).find(|pod| wait::is_ready(pod)).map(ResourceName::of))
+        Ok(all.items.iter().filter(of).find(|pod| wait::is_ready(pod)).map(ResourceExt::name_any))
     })
     .await
-}
-
-struct ResourceName;
-impl ResourceName {
-    fn of(pod: &Pod) -> String {
-        pod.name_any()
-    }
 }
 
 #[tokio::test]
@@ -159,8 +155,11 @@ async fn a_rollout_that_does_not_get_healthy_is_put_back_and_the_step_fails() ->
 #[tokio::test]
 async fn a_run_keeps_the_playbook_as_it_was_when_it_began() -> Result<()> {
     let bed = Bed::new("frozen").await?;
-    bed.playbook(any_falco(), json!([{ "name": "pause", "wait": { "for": "3s" } }, { "name": "contain", "quarantine": {} }]))
-        .await?;
+    bed.playbook(
+        any_falco(),
+        json!([{ "name": "pause", "wait": { "for": "3s" } }, { "name": "contain", "quarantine": {} }]),
+    )
+    .await?;
     let pod = bed.shop("registry.example/shop:1.0").await?;
     let finding = bed.alert(&pod.name_any()).await?;
     bed.run_in(&finding.name_any(), Phase::Running).await?;

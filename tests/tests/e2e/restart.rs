@@ -32,7 +32,7 @@ async fn what_was_begun_or_reported_before_the_operator_was_killed_is_finished_b
     let lease = ["--lease-seconds", "3"];
 
     let first = Operator::start(binary, &control_plane, &lease).await?;
-    let (_, begun) = first.post("falco", &falco(namespace.name(), "begun", json!({}))).await?.finding()?;
+    let (_, begun) = first.post("falco", &falco(namespace.name(), "begun", &json!({}))).await?.finding()?;
     let runs: Api<Remediation> = namespace.api();
     wait::eventually(DEADLINE, "the run is recorded", async || {
         let all = runs.list(&kube::api::ListParams::default()).await?;
@@ -43,7 +43,7 @@ async fn what_was_begun_or_reported_before_the_operator_was_killed_is_finished_b
     drop(first);
 
     let second = Operator::start(binary, &control_plane, &lease).await?;
-    let (_, reported) = second.post("falco", &falco(namespace.name(), "reported", json!({}))).await?.finding()?;
+    let (_, reported) = second.post("falco", &falco(namespace.name(), "reported", &json!({}))).await?.finding()?;
     let findings: Api<Finding> = namespace.api();
     for name in [&begun, &reported] {
         let done = |finding: &Finding| {

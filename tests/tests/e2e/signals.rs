@@ -52,7 +52,7 @@ async fn the_same_alert_again_raises_the_count_and_makes_no_second_finding() -> 
 async fn a_falcosidekick_alert_is_understood_as_well() -> Result<()> {
     let bed = Bed::new("sidekick").await?;
     let pod = bed.shop("registry.example/shop:1.0").await?.name_any();
-    let mut body = falco(bed.name(), &pod, json!({}));
+    let mut body = falco(bed.name(), &pod, &json!({}));
     body["uuid"] = json!("2435103e-c7ec-4118-b737-5f9979c00310");
     let answer = bed.operator.post("falcosidekick", &body).await?;
     let (_, name) = answer.finding()?;
@@ -76,7 +76,7 @@ async fn an_alert_about_a_pod_that_is_not_there_is_a_finding_that_says_so() -> R
 async fn an_alert_about_a_namespace_that_is_not_there_is_kept_in_quells_own() -> Result<()> {
     let bed = Bed::new("nowhere").await?;
     let gone = format!("{}-gone", bed.name());
-    let answer = bed.operator.post("falco", &falco(&gone, "web", json!({}))).await?;
+    let answer = bed.operator.post("falco", &falco(&gone, "web", &json!({}))).await?;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let (namespace, name) = answer.finding()?;
     assert_eq!(namespace, NAMESPACE);
@@ -109,7 +109,7 @@ async fn a_body_that_is_not_understood_is_refused_with_its_place_and_changes_not
 #[tokio::test]
 async fn a_sender_without_the_token_is_not_let_in() -> Result<()> {
     let bed = Bed::new("token").await?;
-    let body = falco(bed.name(), "web", json!({})).to_string();
+    let body = falco(bed.name(), "web", &json!({})).to_string();
     assert_eq!(bed.operator.post_text("falco", &body, None).await?.status, 401);
     assert_eq!(bed.operator.post_text("falco", &body, Some("another")).await?.status, 401);
     assert_eq!(bed.operator.post_text("nothing", &body, Some("another")).await?.status, 404);

@@ -51,7 +51,10 @@ impl Bed {
     pub async fn playbook(&self, matching: Value, steps: Value) -> Result<()> {
         let spec = json!({ "match": matching, "namespaces": { "include": [self.name()] }, "steps": steps });
         apply(&self.playbooks(), "ClusterPlaybook", self.name(), &spec).await?;
-        wait::until_present(&self.playbooks(), self.name(), "Ready", DEADLINE, |playbook| ready(playbook) == Some(true)).await?;
+        wait::until_present(&self.playbooks(), self.name(), "Ready", DEADLINE, |playbook| {
+            ready(playbook) == Some(true)
+        })
+        .await?;
         Ok(())
     }
 
@@ -78,7 +81,7 @@ impl Bed {
     }
 
     pub async fn alert_with(&self, pod: &str, fields: Value) -> Result<Finding> {
-        let answer = self.operator.post("falco", &falco(self.name(), pod, fields)).await?;
+        let answer = self.operator.post("falco", &falco(self.name(), pod, &fields)).await?;
         let (namespace, name) = answer.finding()?;
         anyhow::ensure!(namespace == self.name(), "the Finding is in {namespace}");
         Ok(self.findings().get(&name).await?)
@@ -146,7 +149,8 @@ pub async fn apply<K>(api: &Api<K>, kind: &str, name: &str, spec: &Value) -> Res
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let object = json!({ "apiVersion": "quell.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+    let object =
+        json!({ "apiVersion": "quell.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
     Ok(api.patch(name, &PatchParams::apply("quell-tests").force(), &Patch::Apply(&object)).await?)
 }
 
@@ -165,7 +169,7 @@ pub fn condition(finding: &Finding, kind: ConditionType) -> Option<(String, Stri
 }
 
 /// An alert as Falco's `http_output` sends it; `fields` are added to its output fields.
-pub fn falco(namespace: &str, pod: &str, fields: Value) -> Value {
+pub fn falco(namespace: &str, pod: &str, fields: &Value) -> Value {
     let mut alert = json!({
         "hostname": "node-1", "priority": "Critical", "rule": "Terminal shell in container", "source": "syscall",
         "output": "A shell was spawned in a container with an attached terminal", "tags": ["container", "shell"],

@@ -37,11 +37,12 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub after: Option<Vec<String>>,
-    /// How long the step may take, all tries together. Default: 30s for quarantine, 1m for notify, 10m for rollback and setImage, 1h for
+    /// How long the step may take, all tries together. Default: 1m for notify, 10m for rollback and setImage, 1h for quarantine and
     /// rebuild; wait ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// How often, and when, a failed try is made again. A failure that another try can't mend isn't tried again.
+    /// Default: 5 more tries; for quarantine, as long as its timeout lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// What a failure does to the run. Default: `Abort`.

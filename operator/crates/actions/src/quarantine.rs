@@ -80,7 +80,9 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
         match pod.labels.get(names::REMEDIATION) {
             // Undone before, and not recorded.
             _ if is_back(receipt, &pod) => {
-                return Ok(format!("pod {name} has its labels back, and is reachable again"));
+                return Ok(format!(
+                    "pod {name} has its labels back and is reachable again; its owner takes it back, and may delete it as one too many"
+                ));
             }
             _ if !pod.labels.contains_key(names::QUARANTINE) => {
                 return Err(ActionError::refused(
@@ -106,7 +108,9 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
         ];
         operations.extend(unannotate(pod.annotations.as_ref()));
         if let Patched::Changed(_) = cx.writer.patch(&api, &receipt.namespace, &receipt.name, operations).await? {
-            return Ok(format!("pod {name} has its labels back, and is reachable again"));
+            return Ok(format!(
+                "pod {name} has its labels back and is reachable again; its owner takes it back, and may delete it as one too many"
+            ));
         }
     }
     Err(ActionError::for_now(

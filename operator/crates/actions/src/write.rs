@@ -78,11 +78,15 @@ impl Writer {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
         let what = describe::<K>(object.namespace().as_deref(), &object.name_any());
-        self.note(Write { verb: "create", object: what.clone(), body: json!(object) });
         let parameters =
             PostParams { dry_run: self.is_rehearsal(), field_manager: Some(field_managers::STEP.to_owned()) };
         match within(&format!("creating {what}"), api.create(&parameters, object)).await {
-            Ok(object) => Ok(Some(object)),
+            Ok(created) => {
+                if self.is_rehearsal() {
+                    self.note(Write { verb: "create", object: what, body: json!(object) });
+                }
+                Ok(Some(created))
+            }
             Err(ActionError::Api { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.is_already_exists()) => {
                 Ok(None)
             }
@@ -104,7 +108,7 @@ impl Writer {
     {
         let what = describe::<K>(Some(namespace), name);
         let body = Value::Array(operations);
-        self.note(Write { verb: "patch", object: what.clone(), body: body.clone() });
+        let rehearsed = self.is_rehearsal().then(|| Write { verb: "patch", object: what.clone(), body: body.clone() });
         let patch = serde_json::from_value(body).map_err(|error| {
             ActionError::refused(quell_crds::conditions::Reason::Invalid, format!("patching {what}: {error}"))
         })?;
@@ -115,7 +119,12 @@ impl Writer {
         };
         let doing = format!("patching {what}");
         match within(&doing, api.patch(name, &parameters, &Patch::Json::<()>(patch))).await {
-            Ok(object) => Ok(Patched::Changed(Box::new(object))),
+            Ok(object) => {
+                if let Some(write) = rehearsed {
+                    self.note(write);
+                }
+                Ok(Patched::Changed(Box::new(object)))
+            }
             Err(ActionError::Api { source, .. }) if failed_test(&source) => Ok(Patched::Precondition),
             Err(error) => Err(error),
         }

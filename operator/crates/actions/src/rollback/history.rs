@@ -192,12 +192,12 @@ fn last_unaffected<'a>(
 fn affected(cx: &Context<'_>) -> Affected {
     let mut affected = cx.cluster.affected();
     let target = &cx.world.finding.spec.target;
-    if !target.digest.is_empty() {
-        affected.digests.insert(target.digest.clone());
-    } else if !target.image.is_empty() {
-        affected.images.insert(normalize_image(&target.image));
-    }
+    affected.add(&normal_form(&target.image), &target.digest);
     affected
+}
+
+fn normal_form(image: &str) -> String {
+    if image.is_empty() { String::new() } else { normalize_image(image) }
 }
 
 /// Whether the Finding says which image is bad. Where it doesn't, the revision that runs now can't be taken for a good one.
@@ -212,15 +212,25 @@ fn with_images(number: i64, template: &Value, cx: &Context<'_>) -> images::Revis
     let references: Vec<ImageRef> =
         containers.filter_map(|container| container["image"].as_str()).map(ImageRef::parse).collect();
     let images: BTreeSet<String> = references.iter().map(|image| image.reference.clone()).collect();
-    // A reference with a digest says which image is meant; only of the others must pods tell.
-    let by_tag = references.iter().filter(|image| image.digest.is_none()).map(|image| image.reference.clone());
-    let mut digests = cx.cluster.digests_of(&by_tag.collect());
-    digests.extend(references.into_iter().filter_map(|image| image.digest));
-    images::Revision { number, images, digests }
+    let mut revision = images::Revision { number, images, ..images::Revision::default() };
+    for image in references {
+        // A reference with a digest says which image is meant; only of the others must pods tell.
+        let told = match image.digest {
+            Some(digest) => BTreeSet::from([digest]),
+            None => cx.cluster.digests_of(&BTreeSet::from([image.reference.clone()])),
+        };
+        if told.is_empty() {
+            revision.undigested.insert(image.reference);
+        }
+        revision.digests.extend(told);
+    }
+    revision
 }
 
 fn against(revision: &images::Revision, affected: &Affected) -> String {
     let digests = affected.digests.intersection(&revision.digests);
-    let named: Vec<&str> = affected.images.intersection(&revision.images).chain(digests).map(String::as_str).collect();
-    named.join(" and ")
+    let by_name =
+        affected.undigested.intersection(&revision.images).chain(affected.images.intersection(&revision.undigested));
+    let named: BTreeSet<&str> = by_name.chain(digests).map(String::as_str).collect();
+    named.into_iter().collect::<Vec<_>>().join(" and ")
 }
