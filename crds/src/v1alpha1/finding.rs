@@ -62,11 +62,13 @@ pub struct FindingSpec {
     #[schemars(length(max = 2048))]
     pub message: String,
     /// What it happened to.
-    #[x_kube(validation = Rule::new("!has(self.namespace) || self.kind != 'Node'").message("a Node has no namespace"))]
+    // Atomic, as `workload` and `details`: nobody owns a part of what was reported, and the server need not track each field's owner.
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub target: Target,
     /// The workload that the target belongs to: the topmost owner of the pod, such as the Deployment. A Source fills it in
     /// from the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub workload: Option<Workload>,
     /// Vulnerabilities of the target's image, the worst and fixable ones first; at most 50, see `vulnerabilityCounts` for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,6 +80,7 @@ pub struct FindingSpec {
     /// Everything else that the tool said, as it said it. Expressions read it as `finding.details`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "crate::schema::free_form")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub details: Map<String, Value>,
     /// What makes this problem the same as the one reported before: SHA-256 over the parts that identify it, in hexadecimal.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -37,7 +37,7 @@ use super::{Step, Target, Workload};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target").message("a run can't be changed once it has begun; only intent can"))]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload)").message("a run can't be changed once it has begun; only intent can"))]
 pub struct RemediationSpec {
     /// The Finding that it is for, in the same namespace.
     pub finding: FindingReference,

@@ -14,8 +14,10 @@ pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
 
+use axum::http::uri::InvalidUri;
 use futures::future::join_all;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, PartialObjectMeta, PostParams};
+use kube::core::Request;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use quell_crds::names::field_managers;
@@ -125,17 +127,24 @@ impl Intake {
             other => other,
         };
         match created {
-            Ok(created) => Ok(accepted(&created, false)),
+            Ok(_) => Ok(accepted(&finding, false)),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.repeat(&finding, &finding, again),
             Err(source) => Err(IntakeError::Store { name: finding.name_any(), source: Box::new(source) }),
         }
     }
 
-    async fn create(&self, finding: &Finding) -> Result<Finding, kube::Error> {
+    /// Of the answer only the metadata is read. The server is asked not to warn of unknown fields, for which it would decode the Finding
+    /// twice: what is sent is made by this very version's types.
+    async fn create(&self, finding: &Finding) -> Result<PartialObjectMeta<Finding>, kube::Error> {
         let api: Api<Finding> = Api::namespaced(self.client.clone(), &finding.namespace().unwrap_or_default());
         let parameters = PostParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PostParams::default() };
+        let body = serde_json::to_vec(finding).map_err(kube::Error::SerdeError)?;
+        let mut request =
+            Request::new(api.resource_url()).create(&parameters, body).map_err(kube::Error::BuildRequest)?;
+        let uri = format!("{}&fieldValidation=Ignore", request.uri());
+        *request.uri_mut() = uri.parse().map_err(|error: InvalidUri| kube::Error::HttpError(error.into()))?;
         let _pass = self.lanes.urgent().await;
-        api.create(&parameters, finding).await
+        self.client.request(request).await
     }
 
     fn repeat(&self, finding: &Finding, known: &Finding, again: Again) -> Result<Accepted, IntakeError> {

@@ -15,6 +15,9 @@ struct Arguments {
     /// Keep an audit log.
     #[arg(long)]
     audit: bool,
+    /// A further flag of kube-apiserver, such as `--profiling=true`; may be given more than once.
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    api_server_flag: Vec<String>,
     /// Write the kubeconfig to this file, too.
     #[arg(long, value_name = "FILE")]
     kubeconfig_out: Option<PathBuf>,
@@ -30,6 +33,7 @@ async fn main() -> Result<()> {
     let options = Options {
         nodes: arguments.nodes,
         audit: arguments.audit,
+        api_server_flags: arguments.api_server_flag,
         kubeconfig: arguments.kubeconfig,
         ..Options::default()
     };

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::seen::Seen;
+use super::seen::{Seen, light};
 use crate::{ControlPlane, TestNamespace, crds};
 
 /// What the floor creates and watches.
@@ -39,8 +39,8 @@ impl Bare {
         crds::install_these(control_plane, vec![Mark::crd()]).await?;
         let client = control_plane.client().await?;
         let marks: Api<Mark> = Api::namespaced(client.clone(), namespace.name());
-        let policies: Api<NetworkPolicy> = Api::namespaced(control_plane.client().await?, namespace.name());
-        let seen = Seen::by_watch(policies, watcher::Config::default(), |_| true);
+        let policies = light::<NetworkPolicy>(control_plane.client().await?, namespace.name());
+        let seen = Seen::by_watch(policies, watcher::Config::default(), |policy| Some(policy.name_any()));
         let task = tokio::spawn(act(client, marks.clone(), namespace.name().to_owned()));
         Ok(Self { marks, seen, task })
     }

@@ -13,7 +13,7 @@ use quell_crds::v1alpha1::{ClusterPlaybook, Finding, FindingState, Remediation, 
 use serde_json::{Value, json};
 
 use super::bare::AT_ONCE;
-use super::seen::Seen;
+use super::seen::{Seen, light};
 use crate::fixtures::{Described as _, PodCarrier as _, pod};
 use crate::operator::source_spec;
 use crate::{ControlPlane, Operator, TestNamespace, wait};
@@ -26,6 +26,7 @@ pub struct Quell<'a> {
     operator: &'a Operator,
     namespace: TestNamespace,
     seen: Seen,
+    recorded: Seen,
 }
 
 /// A Source for Falco, and a playbook that quarantines.
@@ -99,10 +100,15 @@ impl<'a> Quell<'a> {
         namespace: &TestNamespace,
         operator: &'a Operator,
     ) -> Result<Self> {
-        let pods: Api<Pod> = Api::namespaced(control_plane.client().await?, namespace.name());
+        let pods = light::<Pod>(control_plane.client().await?, namespace.name());
         let cut_off = watcher::Config::default().labels(names::QUARANTINE);
-        let seen = Seen::by_watch(pods, cut_off, |_| true);
-        Ok(Self { operator, namespace: namespace.clone(), seen })
+        let seen = Seen::by_watch(pods, cut_off, |pod| Some(pod.name_any()));
+        let findings: Api<Finding> = Api::namespaced(control_plane.client().await?, namespace.name());
+        let recorded = Seen::by_watch(findings, watcher::Config::default(), |finding| {
+            let state = finding.status.as_ref().and_then(|status| status.state);
+            (state == Some(FindingState::Remediated)).then(|| finding.spec.target.name.clone())
+        });
+        Ok(Self { operator, namespace: namespace.clone(), seen, recorded })
     }
 
     /// One alone: from the POST to the quarantine in a watch.
@@ -112,6 +118,8 @@ impl<'a> Quell<'a> {
         let answer = self.operator.post(SOURCE, &body).await?;
         ensure!(answer.status == 200, "the alert was refused: {} {}", answer.status, answer.body);
         let end = self.seen.all(&[pod.to_owned()], Duration::from_mins(1)).await?;
+        // The records of this one must not be in the way of the next.
+        self.recorded.all(&[pod.to_owned()], Duration::from_mins(1)).await?;
         Ok(end - began)
     }
 
