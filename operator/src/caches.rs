@@ -206,7 +206,9 @@ impl Caches {
         let workload = workload.cloned().or_else(|| self.workload_of(target));
         let namespace = finding.namespace().unwrap_or_default();
         let labels = self.namespaces.get(&ObjectRef::new(&namespace)).map(|found| found.labels().clone());
-        World { finding: finding.clone(), target: state, workload, namespace_labels: labels.unwrap_or_default() }
+        let foreign = !target.namespace.is_empty() && target.namespace != namespace && namespace != self.own_namespace;
+        let namespace_labels = labels.unwrap_or_default();
+        World { finding: finding.clone(), target: state, workload, namespace_labels, foreign }
     }
 
     fn target_state(&self, target: &Target) -> TargetState {

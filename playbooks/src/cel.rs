@@ -3,14 +3,16 @@
 //! Expressions are compiled once, checked for names that nothing gives, and evaluated over a [`Scope`]. An expression that fails
 //! never counts as false; callers refuse what hangs on it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
-use cel::Program;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel::context::{Context, VariableResolver};
+use cel::extractors::This;
 use cel::objects::{Key, Map, Value as CelValue};
+use cel::{ExecutionError, FunctionContext, Program};
+use regex::Regex;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -181,12 +183,36 @@ impl Expression {
 
     fn execute(&self, scope: &Scope) -> Result<CelValue, EvaluationError> {
         let mut context = Context::default();
+        context.add_function("matches", matches);
         context.set_variable_resolver(scope);
         self.program.execute(&context).map_err(|error| EvaluationError::Failed {
             source_text: self.source.clone(),
             problem: one_line(&error.to_string()),
         })
     }
+}
+
+/// Patterns that are kept compiled. Playbooks have few; an expression that makes up a pattern for each Finding must not fill the memory.
+const PATTERNS: usize = 512;
+
+/// CEL's `matches`. The interpreter's own compiles the pattern anew for each Finding, which takes longer than everything else between an
+/// alert and the request that contains it.
+fn matches(cx: &FunctionContext, This(text): This<Arc<String>>, pattern: Arc<String>) -> Result<bool, ExecutionError> {
+    // Shared, not cloned: each clone of a Regex makes scratch space of its own when it is used.
+    static COMPILED: RwLock<BTreeMap<String, Arc<Regex>>> = RwLock::new(BTreeMap::new());
+    if let Some(regex) = COMPILED.read().ok().and_then(|known| known.get(pattern.as_str()).cloned()) {
+        return Ok(regex.is_match(&text));
+    }
+    let regex =
+        Regex::new(&pattern).map_err(|error| cx.error(format!("`{pattern}` is not a regular expression: {error}")))?;
+    let found = regex.is_match(&text);
+    if let Ok(mut known) = COMPILED.write() {
+        if known.len() >= PATTERNS {
+            known.clear();
+        }
+        known.insert(pattern.as_ref().clone(), Arc::new(regex));
+    }
+    Ok(found)
 }
 
 /// The variables that an expression sees.

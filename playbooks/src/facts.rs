@@ -67,6 +67,9 @@ pub struct World {
     pub workload: Option<Workload>,
     /// Labels of the Finding's namespace.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The Finding is in a namespace that has no say over its target: whoever may write Findings in one namespace could else have a
+    /// ClusterPlaybook act in another.
+    pub foreign: bool,
 }
 
 /// Variables of a playbook's `match.when`.

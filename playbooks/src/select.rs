@@ -32,6 +32,8 @@ pub enum Difference {
     Severity { found: String, wanted: String },
     #[error("it is in the namespace {found}, which the playbook is not for")]
     Namespace { found: String },
+    #[error("its target is in the namespace {target}, and a Finding in {found} speaks for {found} alone")]
+    Foreign { target: String, found: String },
     #[error("its labels are not those of match.labels")]
     Labels,
     #[error("its target has not the labels of match.targetLabels")]
@@ -67,6 +69,9 @@ fn difference(playbook: &Compiled, world: &World) -> Option<Difference> {
     let spec = &world.finding.spec;
     let namespace = world.finding.metadata.namespace.as_deref().unwrap_or_default();
 
+    if world.foreign {
+        return Some(Difference::Foreign { target: spec.target.namespace.clone(), found: namespace.to_owned() });
+    }
     let in_scope = match playbook.reference.kind {
         PlaybookKind::Playbook => playbook.namespace == namespace,
         PlaybookKind::ClusterPlaybook => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kube::Resource;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::time::DelayQueue;
@@ -56,6 +56,7 @@ pub async fn drive<K, Pass, Fut>(
     let mut turns: HashMap<ObjectRef<K>, Turn> = HashMap::new();
     let mut timers: DelayQueue<ObjectRef<K>> = DelayQueue::new();
     let mut passes = JoinSet::new();
+    let mut objects: HashMap<task::Id, ObjectRef<K>> = HashMap::new();
     loop {
         let due = tokio::select! {
             Some(object) = queue.recv() => object,
@@ -66,8 +67,13 @@ pub async fn drive<K, Pass, Fut>(
                 }
                 object
             }
-            Some(ended) = passes.join_next(), if !passes.is_empty() => {
-                let Ok((object, result)) = ended else { continue };
+            Some(ended) = passes.join_next_with_id(), if !passes.is_empty() => {
+                let (task, result) = match ended {
+                    Ok((task, result)) => (task, result),
+                    // One that breaks off is a failed pass of its object, and no more.
+                    Err(error) => (error.id(), Err(EngineError::BrokeOff(error))),
+                };
+                let Some(object) = objects.remove(&task) else { continue };
                 match after(&object, result, turns.entry(object.clone()).or_default()) {
                     Next::Now => object,
                     Next::Later(Look::In(wait)) => {
@@ -97,14 +103,7 @@ pub async fn drive<K, Pass, Fut>(
         };
         turn.running = true;
         let engine = engine.clone();
-        passes.spawn(async move {
-            // A task of its own within: one that breaks off is a failed pass of its object, not a lost one.
-            let result = match tokio::spawn(pass(engine, object)).await {
-                Ok(result) => result,
-                Err(error) => Err(EngineError::BrokeOff(error)),
-            };
-            (due, result)
-        });
+        objects.insert(passes.spawn(pass(engine, object)).id(), due);
     }
     while passes.join_next().await.is_some() {}
 }

@@ -10,7 +10,9 @@ use futures::stream::FuturesUnordered;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use quell_actions::Writer;
-use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Remediation, RemediationStatus, StepKind, StepState};
+use quell_crds::conditions::Reason;
+use quell_crds::names;
+use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState};
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
@@ -27,6 +29,9 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let live = engine.runs.of(&namespace, &name);
     let mut live = live.lock().await;
+    if live.status.is_none() && run.status.is_none() && !genuine(&engine, &run) {
+        return refuse(&engine, &run, &mut live).await;
+    }
     resume(&mut live, &run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
@@ -62,6 +67,27 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
         engine.runs.forget(&namespace, &name);
     }
     Ok(next_look(wake_at, &status))
+}
+
+/// Whether Quell itself began the run. A run acts with the rights of its playbook, so it must be one that this playbook has for this
+/// Finding: one written by hand could name any playbook and any steps.
+fn genuine(engine: &Engine, run: &Remediation) -> bool {
+    let playbook = &run.spec.playbook;
+    let name = names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.uid);
+    let steps = run.spec.steps.as_slice();
+    name == run.name_any()
+        && engine.library.entries().iter().any(|entry| entry.draft.reference == *playbook && entry.draft.steps == steps)
+}
+
+/// A run that can't be told to be Quell's own is recorded as refused, and nothing of it is done.
+async fn refuse(engine: &Engine, run: &Remediation, live: &mut Live) -> Result<Look, EngineError> {
+    let message = "not begun by Quell, or its playbook was changed or deleted before its first record: nothing was done; \
+                   the Finding is run again when it is reported again and this object is deleted";
+    let refused = Decision::Enter { phase: Phase::Failed, reason: Reason::Forbidden, message: message.to_owned() };
+    let mut status = RemediationStatus::default();
+    apply(&mut status, &[], &refused, Utc::now());
+    report(engine, live, run, &mut status).await?;
+    Ok(Look::OnChange)
 }
 
 /// One decision, as far as the engine must tell them apart.
@@ -195,7 +221,7 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     let undone = async || match &stage.records[step].receipt {
         Some(receipt) => quell_actions::undo(kind, receipt, &cx).await,
         None => UndoOutcome::LeftAlone {
-            reason: quell_crds::conditions::Reason::NothingToUndo,
+            reason: Reason::NothingToUndo,
             message: "nothing is recorded that could be put back".to_owned(),
         },
     };

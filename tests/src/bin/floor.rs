@@ -80,6 +80,8 @@ async fn one_at_a_time(
         ours.push(quell.once(name).await?);
     }
     quell.none_lost_none_twice(&names).await?;
+    let (answered50, answered99) = percentiles(&mut quell.answered);
+    println!("answered:  p50 {answered50:.2?} p99 {answered99:.2?}, with the Finding durable");
     // The first few open connections.
     Ok((floor.split_off(5), ours.split_off(5)))
 }

@@ -27,6 +27,8 @@ pub struct Quell<'a> {
     namespace: TestNamespace,
     seen: Seen,
     recorded: Seen,
+    /// How long the sender waited for its answer, which says that the Finding is durable; one for each alert alone.
+    pub answered: Vec<Duration>,
 }
 
 /// A Source for Falco, and a playbook that quarantines.
@@ -108,7 +110,7 @@ impl<'a> Quell<'a> {
             let state = finding.status.as_ref().and_then(|status| status.state);
             (state == Some(FindingState::Remediated)).then(|| finding.spec.target.name.clone())
         });
-        Ok(Self { operator, namespace: namespace.clone(), seen, recorded })
+        Ok(Self { operator, namespace: namespace.clone(), seen, recorded, answered: Vec::new() })
     }
 
     /// One alone: from the POST to the quarantine in a watch.
@@ -116,6 +118,7 @@ impl<'a> Quell<'a> {
         let body = alert(self.namespace.name(), pod);
         let began = Instant::now();
         let answer = self.operator.post(SOURCE, &body).await?;
+        self.answered.push(began.elapsed());
         ensure!(answer.status == 200, "the alert was refused: {} {}", answer.status, answer.body);
         let end = self.seen.all(&[pod.to_owned()], Duration::from_mins(1)).await?;
         // The records of this one must not be in the way of the next.

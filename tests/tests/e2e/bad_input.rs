@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
 use quell_crds::conditions::{self, ConditionType};
-use quell_crds::v1alpha1::{ClusterChannel, FindingState, Phase, StepState};
+use quell_crds::v1alpha1::{ClusterChannel, FindingState, Phase, Remediation, StepState};
 use quell_tests::operator::TOKEN_SECRET;
 use quell_tests::wait;
 use serde_json::{Value, json};
@@ -166,5 +166,45 @@ async fn a_finding_that_was_there_before_the_playbook_is_left_alone_until_it_is_
     bed.alert(&pod.name_any()).await?;
     bed.finding_in(&finding.name_any(), FindingState::Remediated).await?;
     assert!(is_quarantined(&pods.get(&pod.name_any()).await?));
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_finding_cannot_have_a_playbook_act_in_another_namespace() -> Result<()> {
+    let (bed, other) = (Bed::new("writer").await?, Bed::new("victim").await?);
+    bed.playbook(json!({ "sources": ["manual"] }), quarantine()).await?;
+    let pod = other.shop("registry.example/shop:1.0").await?;
+    let target = json!({ "kind": "Pod", "apiVersion": "v1", "namespace": other.name(), "name": pod.name_any() });
+    let spec = json!({ "source": "manual", "rule": "not mine", "severity": "Critical", "target": target });
+    apply(&bed.findings(), "Finding", "foreign", &spec).await?;
+    bed.finding_in("foreign", FindingState::Open).await?;
+    let pods: Api<Pod> = other.namespace.api();
+    assert!(!is_quarantined(&pods.get(&pod.name_any()).await?));
+    other.finish().await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_run_that_quell_did_not_begin_is_refused() -> Result<()> {
+    let bed = Bed::new("forged").await?;
+    bed.playbook(json!({ "sources": ["nobody"] }), json!([{ "name": "pause", "wait": { "for": "1s" } }])).await?;
+    let playbook = bed.playbooks().get(bed.name()).await?;
+    let pod = bed.shop("registry.example/shop:1.0").await?;
+    let uid = pod.uid().unwrap_or_default();
+    let spec = json!({
+        "finding": { "name": "none", "uid": "none" },
+        "playbook": { "kind": "ClusterPlaybook", "name": bed.name(), "uid": playbook.uid(), "generation": 1 },
+        "target": { "kind": "Pod", "apiVersion": "v1", "namespace": bed.name(), "name": pod.name_any(), "uid": uid },
+        "steps": [{ "name": "contain", "quarantine": {} }],
+    });
+    let runs: Api<Remediation> = bed.namespace.api();
+    apply(&runs, "Remediation", "forged", &spec).await?;
+    let failed = |run: &Remediation| run.status.as_ref().is_some_and(|status| status.phase == Phase::Failed);
+    let run = wait::until_present(&runs, "forged", "refused", DEADLINE, failed).await?;
+    let conditions = run.status.unwrap_or_default().conditions;
+    let complete = conditions::find(&conditions, ConditionType::Complete).context("no condition Complete")?;
+    assert_eq!(complete.reason, "Forbidden", "{}", complete.message);
+    let pods: Api<Pod> = bed.namespace.api();
+    assert!(!is_quarantined(&pods.get(&pod.name_any()).await?));
     bed.finish().await
 }

@@ -46,8 +46,13 @@ pub async fn world(
         Err(error) if error.is_forbidden() => std::collections::BTreeMap::default(),
         Err(error) => return Err(error),
     };
-    Ok(World { finding: finding.clone(), target: state, workload, namespace_labels: labels })
+    let own = finding.metadata.namespace.as_deref().unwrap_or_default();
+    let foreign = !target.namespace.is_empty() && target.namespace != own && own != OWN_NAMESPACE;
+    Ok(World { finding: finding.clone(), target: state, workload, namespace_labels: labels, foreign })
 }
+
+/// Where the chart installs Quell: Findings about what is in no namespace are kept there, and speak for every one.
+const OWN_NAMESPACE: &str = "quell";
 
 async fn pod(client: &Client, target: &Target) -> Result<Option<Pod>, CliError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &target.namespace);
