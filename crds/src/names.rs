@@ -68,9 +68,12 @@ pub fn finding(tool: &str, fingerprint: &str) -> String {
 }
 
 /// The name of the run of a playbook for a finding: asked twice, it is the same object, so that nothing runs twice.
+///
+/// `before` is how many runs there are already for earlier Findings of that name, which somebody deleted. The Finding's UID has no part in
+/// it: containment carries the run's name, and needn't wait for the Finding to have one.
 #[must_use]
-pub fn remediation(playbook: &str, playbook_uid: &str, finding_uid: &str) -> String {
-    with_hash(playbook, &[playbook_uid, finding_uid])
+pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: usize) -> String {
+    with_hash(playbook, &[playbook_uid, finding, &before.to_string()])
 }
 
 /// The name of an object that a step creates, the same for each try.

@@ -72,8 +72,11 @@ pub struct Caches {
     pub secrets: Store<Secret>,
     marked: Marked,
     policies: Arc<StandingPolicies>,
-    runs_of: Arc<RwLock<HashMap<String, BTreeSet<String>>>>,
+    runs_of: Arc<RwLock<RunsByFinding>>,
 }
+
+/// Names of runs, by namespace and name of their Finding.
+type RunsByFinding = HashMap<(String, String), BTreeSet<String>>;
 
 /// Watches on what runs have marked: kept alive by being held.
 struct Marked {
@@ -87,7 +90,7 @@ impl Caches {
     /// Begins to watch. `notices` is told what has changed.
     #[must_use]
     pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &Notices) -> Self {
-        let runs_of: Arc<RwLock<HashMap<String, BTreeSet<String>>>> = Arc::default();
+        let runs_of: Arc<RwLock<RunsByFinding>> = Arc::default();
         let policies = Arc::new(StandingPolicies::default());
         let all = watcher::Config::default();
         let marked = watcher::Config::default().labels(names::REMEDIATION);
@@ -194,9 +197,17 @@ impl Caches {
     /// The runs for a Finding, by name.
     #[must_use]
     pub fn runs_of(&self, finding: &Finding) -> Vec<Arc<Remediation>> {
-        let (Some(uid), Some(namespace)) = (finding.uid(), finding.namespace()) else { return Vec::new() };
-        let names = self.runs_of.read().ok().and_then(|all| all.get(&uid).cloned()).unwrap_or_default();
-        names.iter().filter_map(|name| self.remediation(&namespace, name)).collect()
+        let uid = finding.uid().unwrap_or_default();
+        self.runs_of_name(finding).into_iter().filter(|run| run.spec.finding.uid == uid).collect()
+    }
+
+    /// The runs for Findings of that name, this one and those that were deleted before it.
+    #[must_use]
+    pub fn runs_of_name(&self, finding: &Finding) -> Vec<Arc<Remediation>> {
+        let namespace = finding.namespace().unwrap_or_default();
+        let key = (namespace, finding.name_any());
+        let names = self.runs_of.read().ok().and_then(|all| all.get(&key).cloned()).unwrap_or_default();
+        names.iter().filter_map(|name| self.remediation(&key.0, name)).collect()
     }
 
     /// The facts that decisions about a Finding look at. `target` and `workload` are what a run keeps; a Finding without a run gives its own.
@@ -398,21 +409,18 @@ fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     }
 }
 
-fn remediation_changed(
-    notices: &Notices,
-    runs_of: &RwLock<HashMap<String, BTreeSet<String>>>,
-    change: &Change<Remediation>,
-) {
+fn remediation_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>, change: &Change<Remediation>) {
     let (Change::There(run) | Change::Gone(run)) = change else { return };
     let namespace = run.namespace().unwrap_or_default();
     if let Ok(mut index) = runs_of.write() {
-        let names = index.entry(run.spec.finding.uid.clone()).or_default();
+        let key = (namespace.clone(), run.spec.finding.name.clone());
+        let names = index.entry(key.clone()).or_default();
         if matches!(change, Change::There(_)) {
             names.insert(run.name_any());
         } else {
             names.remove(&run.name_any());
             if names.is_empty() {
-                index.remove(&run.spec.finding.uid);
+                index.remove(&key);
             }
         }
     }

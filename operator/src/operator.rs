@@ -210,6 +210,7 @@ async fn lead(
     }
     changed.library.notify_one();
     changed.sources.notify_one();
+    intake.lead(engine.clone());
     let watched = Arc::new(Notify::new());
     tokio::join!(
         drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),

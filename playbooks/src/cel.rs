@@ -197,6 +197,7 @@ const PATTERNS: usize = 512;
 
 /// CEL's `matches`. The interpreter's own compiles the pattern anew for each Finding, which takes longer than everything else between an
 /// alert and the request that contains it.
+#[allow(clippy::needless_pass_by_value, reason = "the interpreter hands functions their arguments")]
 fn matches(cx: &FunctionContext, This(text): This<Arc<String>>, pattern: Arc<String>) -> Result<bool, ExecutionError> {
     // Shared, not cloned: each clone of a Regex makes scratch space of its own when it is used.
     static COMPILED: RwLock<BTreeMap<String, Arc<Regex>>> = RwLock::new(BTreeMap::new());

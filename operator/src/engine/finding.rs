@@ -20,7 +20,7 @@ use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::queue::Look;
 use crate::engine::status::{self, Selection};
-use crate::engine::{Engine, EngineError, Stage};
+use crate::engine::{Engine, EngineError, Live, Stage};
 
 /// One look at a Finding: observe, select, contain and record new runs, report.
 pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, EngineError> {
@@ -47,10 +47,9 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     let runs = engine.caches.runs_of(finding);
     let scope = world.scope();
     let mut selection = Selection { runs, ..Selection::default() };
-    let uid = finding.uid().unwrap_or_default();
     for entry in engine.library.entries().iter() {
         let Ok(compiled) = &entry.compiled else { continue };
-        let name = run_name(compiled, &uid);
+        let name = run_name(engine, compiled, finding);
         let known = |run: &RunReference| run.name == name;
         let recorded = finding.status.as_ref().is_some_and(|status| status.remediations.iter().any(known));
         if recorded || selection.runs.iter().any(|run| run.name_any() == name) {
@@ -65,24 +64,68 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     selection
 }
 
-fn run_name(playbook: &Compiled, finding_uid: &str) -> String {
-    names::remediation(&playbook.reference.name, &playbook.reference.uid, finding_uid)
+fn run_name(engine: &Engine, playbook: &Compiled, finding: &Finding) -> String {
+    let uid = finding.uid().unwrap_or_default();
+    let of_earlier = |run: &&Arc<Remediation>| {
+        run.spec.playbook.uid == playbook.reference.uid && !uid.is_empty() && run.spec.finding.uid != uid
+    };
+    let runs = engine.caches.runs_of_name(finding);
+    // A Finding that isn't stored yet has no UID; every run that is there is then for an earlier one.
+    let before = if uid.is_empty() {
+        runs.iter().filter(|run| run.spec.playbook.uid == playbook.reference.uid).count()
+    } else {
+        runs.iter().filter(of_earlier).count()
+    };
+    names::remediation(&playbook.reference.name, &playbook.reference.uid, &finding.name_any(), before)
+}
+
+/// Contains what a signal is about while its Finding is being stored: neither has to wait for the other. The run is recorded when the
+/// Finding is seen. Were the Finding not to be stored, the pod carries who cut it off, why, and what was there before; and the sender, who
+/// gets no success, sends it again.
+pub async fn contain_at_once(engine: &Engine, finding: &Finding) {
+    let seen = Instant::now();
+    let world = observe(engine, finding);
+    if world.target.pod().is_none() {
+        return;
+    }
+    let selection = choose(engine, finding, &world);
+    let contained = selection.new.iter().map(|playbook| async {
+        let run = new_run(engine, &world, playbook);
+        let live = engine.runs.of(&run.namespace().unwrap_or_default(), &run.name_any());
+        let mut live = live.lock().await;
+        take_up(engine, &world, playbook, &run, &mut live, seen).await
+    });
+    for error in join_all(contained).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(finding = finding.name_any(), %error, "containment is tried again when the Finding is seen");
+    }
 }
 
 /// Contains first: what cuts the threat off carries its own record, so the record of the run can wait until it is done.
 async fn begin(engine: &Engine, world: &World, playbook: &Compiled, seen: Instant) -> Result<(), EngineError> {
-    let run = new_run(world, playbook);
-    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
-    let live = engine.runs.of(&namespace, &name);
+    let run = new_run(engine, world, playbook);
+    let live = engine.runs.of(&run.namespace().unwrap_or_default(), &run.name_any());
     let mut live = live.lock().await;
+    take_up(engine, world, playbook, &run, &mut live, seen).await?;
+    live.finding = Some(world.finding.clone());
+    record(engine, &run).await
+}
+
+/// Contains, unless that was done when the signal came.
+async fn take_up(
+    engine: &Engine,
+    world: &World,
+    playbook: &Compiled,
+    run: &Remediation,
+    live: &mut Live,
+    seen: Instant,
+) -> Result<(), EngineError> {
     if live.status.is_none() {
         let mut status = plan::prepare(&playbook.steps, None, Utc::now());
-        contain(engine, world, playbook, &run, &mut status, seen).await?;
+        contain(engine, world, playbook, run, &mut status, seen).await?;
         live.steps = Arc::new(playbook.steps.clone());
-        live.finding = Some(world.finding.clone());
         live.status = Some(status);
     }
-    record(engine, &run).await
+    Ok(())
 }
 
 /// Does the containment steps whose turn it is at the start of the run.
@@ -149,12 +192,12 @@ async fn record(engine: &Engine, run: &Remediation) -> Result<(), EngineError> {
 }
 
 /// The run, with the playbook as it is now and the target as it was found.
-fn new_run(world: &World, playbook: &Compiled) -> Remediation {
+fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
     let finding = &world.finding;
     let uid = finding.uid().unwrap_or_default();
     Remediation {
         metadata: ObjectMeta {
-            name: Some(run_name(playbook, &uid)),
+            name: Some(run_name(engine, playbook, finding)),
             namespace: finding.namespace(),
             ..ObjectMeta::default()
         },

@@ -7,7 +7,7 @@ mod run;
 mod status;
 mod told;
 
-pub use finding::pass as finding_pass;
+pub use finding::{contain_at_once, pass as finding_pass};
 pub use library::Library;
 pub use queue::drive;
 pub use run::pass as run_pass;

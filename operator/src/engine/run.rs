@@ -24,6 +24,9 @@ use crate::engine::{Engine, EngineError, Live, Stage, status, told};
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 
+/// Findings of one name that were deleted and reported again, each with a run.
+const MOST_RUNS: usize = 64;
+
 /// One look at a run. It moves as far as it can without waiting.
 pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, EngineError> {
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
@@ -73,9 +76,9 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
 /// Finding: one written by hand could name any playbook and any steps.
 fn genuine(engine: &Engine, run: &Remediation) -> bool {
     let playbook = &run.spec.playbook;
-    let name = names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.uid);
+    let named = |before| names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.name, before);
     let steps = run.spec.steps.as_slice();
-    name == run.name_any()
+    (0..MOST_RUNS).any(|before| named(before) == run.name_any())
         && engine.library.entries().iter().any(|entry| entry.draft.reference == *playbook && entry.draft.steps == steps)
 }
 

@@ -14,6 +14,7 @@ pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::http::uri::InvalidUri;
 use futures::future::join_all;
 use kube::api::{Api, PartialObjectMeta, PostParams};
@@ -27,6 +28,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::caches::Caches;
+use crate::engine::{Engine, contain_at_once};
 use crate::lanes::Lanes;
 
 /// What it means that a Finding is there already.
@@ -89,13 +91,20 @@ pub struct Intake {
     lanes: Lanes,
     folder: Folder,
     own_namespace: String,
+    /// Set while this replica leads.
+    engine: ArcSwapOption<Engine>,
 }
 
 impl Intake {
     /// An intake that stores by `client`; what is in no namespace goes to `own_namespace`.
     #[must_use]
     pub fn new(client: Client, caches: Arc<Caches>, lanes: Lanes, folder: Folder, own_namespace: &str) -> Self {
-        Self { client, caches, lanes, folder, own_namespace: own_namespace.to_owned() }
+        Self { client, caches, lanes, folder, own_namespace: own_namespace.to_owned(), engine: ArcSwapOption::empty() }
+    }
+
+    /// From now on this replica leads, and contains what is reported to it at once.
+    pub fn lead(&self, engine: Arc<Engine>) {
+        self.engine.store(Some(engine));
     }
 
     /// Stores what a Source reported. When this returns, every Finding is durable.
@@ -114,8 +123,12 @@ impl Intake {
         if let Some(known) = known {
             return self.repeat(&finding, &known, again);
         }
-        let created = self.create(&finding).await;
-        let created = match created {
+        if let Some(engine) = self.engine.load_full() {
+            let finding = finding.clone();
+            // The sender's answer says that the Finding is stored, and waits for nothing else.
+            tokio::spawn(async move { contain_at_once(&engine, &finding).await });
+        }
+        let created = match self.create(&finding).await {
             // A tool may name a namespace that is gone, or never was here: the Finding says so from Quell's own.
             Err(kube::Error::Api(status))
                 if (status.is_not_found() || status.is_forbidden())

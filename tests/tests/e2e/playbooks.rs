@@ -187,3 +187,26 @@ async fn a_namespaced_playbook_has_the_rights_of_its_service_account_and_no_more
     bed.event(&finding.name_any(), "Forbidden").await?;
     bed.finish().await
 }
+
+#[tokio::test]
+async fn a_finding_that_was_deleted_and_is_reported_again_has_a_run_of_its_own() -> Result<()> {
+    let bed = Bed::new("anew").await?;
+    bed.playbook(any_falco(), quarantine()).await?;
+    let pod = bed.shop("registry.example/shop:1.0").await?;
+    let first = bed.alert(&pod.name_any()).await?;
+    bed.run_in(&first.name_any(), Phase::Succeeded).await?;
+    bed.findings().delete(&first.name_any(), &kube::api::DeleteParams::default()).await?;
+    let pods: Api<Pod> = bed.namespace.api();
+    assert!(is_quarantined(&pods.get(&pod.name_any()).await?), "deleting a Finding lifts nothing");
+    // A repeat that comes before the operator has seen the deletion is counted on the Finding that is gone.
+    let second = wait::eventually(DEADLINE, "a new Finding", async || {
+        bed.operator.post("falco", &crate::support::falco(bed.name(), &pod.name_any(), &json!({}))).await?;
+        Ok(bed.findings().get_opt(&first.name_any()).await?)
+    })
+    .await?;
+    assert_ne!(second.metadata.uid, first.metadata.uid);
+    bed.finding_in(&second.name_any(), FindingState::Remediated).await?;
+    let runs: Api<quell_crds::v1alpha1::Remediation> = bed.namespace.api();
+    assert_eq!(runs.list(&ListParams::default()).await?.items.len(), 2);
+    bed.finish().await
+}

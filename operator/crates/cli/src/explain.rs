@@ -5,7 +5,6 @@ mod tell;
 
 use chrono::Utc;
 use kube::ResourceExt as _;
-use quell_crds::names;
 use quell_crds::v1alpha1::{Finding, PlaybookKind, PlaybookReference, Remediation};
 use quell_playbooks::World;
 use quell_playbooks::select::{Verdict, judge};
@@ -71,13 +70,11 @@ async fn others(
     world: &World,
 ) -> Result<(Vec<Other>, Vec<String>), CliError> {
     let namespace = finding.namespace().unwrap_or_default();
-    let uid = finding.uid().unwrap_or_default();
     let scope = world.scope();
     let mut others = Vec::new();
     let (entries, unseen) = facts::library(&connection.client, &namespace, Utc::now()).await?;
     for entry in entries {
-        let run = names::remediation(&entry.reference.name, &entry.reference.uid, &uid);
-        let ran = |other: &Remediation| other.name_any() == run || other.spec.playbook.uid == entry.reference.uid;
+        let ran = |run: &Remediation| run.spec.playbook.uid == entry.reference.uid;
         if runs.iter().any(ran) {
             continue;
         }

@@ -160,7 +160,7 @@ async fn plan(
     if let Some(earlier) = only_when_reported_again(planned, &world) {
         writeln!(io.out, "  note: {earlier}")?;
     }
-    let run = names::remediation(&compiled.reference.name, &compiled.reference.uid, &finding.uid().unwrap_or_default());
+    let run = names::remediation(&compiled.reference.name, &compiled.reference.uid, &finding.name_any(), 0);
     if !planned.is_change {
         writeln!(
             io.out,
