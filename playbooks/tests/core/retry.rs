@@ -125,9 +125,19 @@ fn a_wait_for_a_further_try_is_cut_short_by_the_end_of_the_steps_time() {
 }
 
 #[test]
+fn containment_that_says_nothing_of_retries_is_tried_until_its_time_is_over() {
+    let step = json!([{"name": "a", "quarantine": {}}]);
+    let mut game = Game::new(step).on("a", std::iter::repeat_n(failed(true), 50).collect::<Vec<_>>());
+    game.play();
+    let record = game.record("a");
+    assert!(record.attempts > 10, "{} tries in an hour", record.attempts);
+    assert_eq!(game.now, at(3600));
+}
+
+#[test]
 fn each_kind_has_a_time_of_its_own_and_a_wait_has_none() {
     for (kind, seconds) in [
-        (json!({"quarantine": {}}), Some(30)),
+        (json!({"quarantine": {}}), Some(3600)),
         (json!({"rollback": {}}), Some(600)),
         (json!({"setImage": {"image": "a"}}), Some(600)),
         (json!({"rebuild": {"job": {"spec": {}}}}), Some(3600)),
