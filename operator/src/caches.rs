@@ -1,5 +1,7 @@
 //! What the operator knows of the cluster without asking: trimmed copies, and the questions that decisions put to them.
 
+mod trim;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
@@ -7,7 +9,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
@@ -24,6 +26,7 @@ use quell_playbooks::images::Affected;
 use quell_playbooks::{TargetState, World};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::caches::trim::{trim_namespace, trim_owner, trim_pod};
 use crate::mirror::{Change, Mirrors};
 
 /// Where it is told that something has changed. Findings and runs go straight to their queues.
@@ -336,62 +339,6 @@ impl Cluster for Caches {
 
 fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
     owners?.iter().find(|owner| owner.controller == Some(true))
-}
-
-/// What decisions need of a pod, and no more: the rest of a pod is ten times as large.
-fn trim_pod(pod: &mut Pod) {
-    trim_annotations(&mut pod.metadata);
-    if let Some(spec) = pod.spec.take() {
-        let kept = k8s_openapi::api::core::v1::PodSpec {
-            node_name: spec.node_name,
-            host_network: spec.host_network,
-            service_account_name: spec.service_account_name,
-            containers: spec.containers.into_iter().map(trim_container).collect(),
-            ..Default::default()
-        };
-        pod.spec = Some(kept);
-    }
-    if let Some(status) = pod.status.take() {
-        let statuses = status.container_statuses.map(|all| {
-            all.into_iter()
-                .map(|one| k8s_openapi::api::core::v1::ContainerStatus {
-                    name: one.name,
-                    image: one.image,
-                    image_id: one.image_id,
-                    container_id: one.container_id,
-                    ..Default::default()
-                })
-                .collect()
-        });
-        pod.status = Some(k8s_openapi::api::core::v1::PodStatus {
-            container_statuses: statuses,
-            phase: status.phase,
-            pod_ip: status.pod_ip,
-            ..Default::default()
-        });
-    }
-}
-
-fn trim_container(container: k8s_openapi::api::core::v1::Container) -> k8s_openapi::api::core::v1::Container {
-    k8s_openapi::api::core::v1::Container { name: container.name, image: container.image, ..Default::default() }
-}
-
-/// Quell's own annotations stay. That there were others must stay known: a patch adds to the map where it is there.
-fn trim_annotations(metadata: &mut ObjectMeta) {
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| key.starts_with("quell.dev/"));
-    }
-}
-
-fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
-    object.metadata.annotations = None;
-    if let Some(labels) = &mut object.metadata.labels {
-        labels.retain(|key, _| key == names::REMEDIATION);
-    }
-}
-
-fn trim_namespace(namespace: &mut PartialObjectMeta<Namespace>) {
-    namespace.metadata.annotations = None;
 }
 
 fn tell<K>(notices: &Notices, notice: Notice) -> impl FnMut(Change<K>) + Send + use<K> {
