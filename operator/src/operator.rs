@@ -52,6 +52,9 @@ pub enum OperatorError {
     /// The intake.
     #[error("the intake: {0}")]
     Intake(#[from] ServeError),
+    /// A task of the controller panicked.
+    #[error("the intake broke off: {0}; the process starts anew")]
+    BrokeOff(tokio::task::JoinError),
     /// Metrics and probes.
     #[error("--metrics-listen {address}: {source}")]
     Probes {
@@ -120,11 +123,8 @@ async fn run_until(
 
     let folder = Folder::new(client.clone(), lanes.clone(), tasks.clone(), end.clone());
     let intake = Arc::new(Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, &settings.namespace));
-    let serving = intake::serve(
-        Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() },
-        settings,
-        end.clone(),
-    );
+    let server = Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() };
+    let serving = tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), end.clone()));
     let recorder = Recorder::new(
         client.clone(),
         Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
@@ -166,7 +166,7 @@ async fn run_until(
         }
     };
     let ended = tokio::select! {
-        served = serving => served.map_err(OperatorError::from),
+        answered = serving => answered.map_err(OperatorError::BrokeOff)?.map_err(OperatorError::from),
         led = leading => led,
     };
     end.cancel();

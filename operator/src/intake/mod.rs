@@ -8,7 +8,7 @@ mod tls;
 mod watch;
 
 pub use fold::Folder;
-pub use server::{ServeError, Server, serve};
+pub use server::{ServeError, Server, listen, serve};
 pub use sources::{Admission, Sources, judge, secret_value};
 pub use watch::{is_served, watch_sources};
 

@@ -1,6 +1,6 @@
 //! The HTTP intake: `POST /v1/sources/<name>`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,15 +60,25 @@ pub struct Server {
     pub metrics: Metrics,
 }
 
-/// Serves until `end`, and then lets what is under way come to its end.
-pub async fn serve(server: Server, settings: &Settings, end: CancellationToken) -> Result<(), ServeError> {
+/// Begins to listen: from now on a sender is kept waiting, but not turned away.
+pub fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     let address = settings.ingest_listen;
     if settings.ingest_plaintext && !address.ip().is_loopback() {
         return Err(ServeError::Plaintext(address));
     }
-    let listener = std::net::TcpListener::bind(address)
+    TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|source| ServeError::Listen { address, source })?;
+        .map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Serves until `end`, and then lets what is under way come to its end.
+pub async fn serve(
+    server: Server,
+    listener: TcpListener,
+    settings: Settings,
+    end: CancellationToken,
+) -> Result<(), ServeError> {
+    let address = settings.ingest_listen;
     let handle = axum_server::Handle::new();
     let stop = handle.clone();
     tokio::spawn(async move {
@@ -82,7 +92,7 @@ pub async fn serve(server: Server, settings: &Settings, end: CancellationToken) 
         let plain = axum_server::from_tcp(listener).map_err(listening)?;
         plain.handle(handle).serve(service).await.map_err(listening)
     } else {
-        let tls = tls::config(settings).await?;
+        let tls = tls::config(&settings).await?;
         tracing::info!(%address, "takes signals in");
         let secured = axum_server::from_tcp_rustls(listener, tls).map_err(listening)?;
         secured.handle(handle).serve(service).await.map_err(listening)

@@ -49,7 +49,7 @@ pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progre
         }
         let labels = new_labels(&pod, parameters, cx.mark);
         let operations = operations(&pod, &labels, cx.mark);
-        match cx.writer.patch(&api, &pod.namespace, &pod.name, operations).await {
+        match cx.writer.patch_unread(&api, &pod.namespace, &pod.name, operations).await {
             Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters)),
             // The cache was behind, or somebody was quicker: look at the pod itself and decide anew.
             Ok(Patched::Precondition) => pod = fresh(cx, &api, &pod).await?,
@@ -107,7 +107,8 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
             json!({"op": "add", "path": "/metadata/labels", "value": labels}),
         ];
         operations.extend(unannotate(pod.annotations.as_ref()));
-        if let Patched::Changed(_) = cx.writer.patch(&api, &receipt.namespace, &receipt.name, operations).await? {
+        if let Patched::Changed(_) = cx.writer.patch_unread(&api, &receipt.namespace, &receipt.name, operations).await?
+        {
             return Ok(format!(
                 "pod {name} has its labels back and is reachable again; its owner takes it back, and may delete it as one too many"
             ));
@@ -212,7 +213,7 @@ async fn mend(cx: &Context<'_>, api: &Api<NetworkPolicy>, there: &NetworkPolicy)
     ];
     operations.extend(label(metadata.labels.as_ref(), &cx.mark.labels()));
     operations.extend(annotate(metadata.annotations.as_ref(), &cx.mark.annotations_with(&before)));
-    match cx.writer.patch(api, namespace, POLICY, operations).await {
+    match cx.writer.patch_unread(api, namespace, POLICY, operations).await {
         Ok(Patched::Changed(_)) => Ok(true),
         Ok(Patched::Precondition) => Ok(false),
         Err(error) if error.reason() == Reason::TargetNotFound => Ok(false),

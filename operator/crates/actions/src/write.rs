@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, ValidationDirective};
+use kube::api::{
+    Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, ValidationDirective,
+};
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::names::field_managers;
 use serde::Serialize;
@@ -107,8 +109,36 @@ impl Writer {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
         let what = describe::<K>(Some(namespace), name);
+        let (parameters, patch, rehearsed) = self.json_patch(&what, operations)?;
+        let answer = within(&format!("patching {what}"), api.patch(name, &parameters, &patch)).await;
+        self.patched(rehearsed, answer)
+    }
+
+    /// The same for who doesn't read the object that comes of it: the server sends its metadata alone.
+    pub async fn patch_unread<K>(
+        &self,
+        api: &Api<K>,
+        namespace: &str,
+        name: &str,
+        operations: Vec<Value>,
+    ) -> Result<Patched<PartialObjectMeta<K>>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let what = describe::<K>(Some(namespace), name);
+        let (parameters, patch, rehearsed) = self.json_patch(&what, operations)?;
+        let answer = within(&format!("patching {what}"), api.patch_metadata(name, &parameters, &patch)).await;
+        self.patched(rehearsed, answer)
+    }
+
+    fn json_patch(
+        &self,
+        what: &str,
+        operations: Vec<Value>,
+    ) -> Result<(PatchParams, Patch<()>, Option<Write>), ActionError> {
         let body = Value::Array(operations);
-        let rehearsed = self.is_rehearsal().then(|| Write { verb: "patch", object: what.clone(), body: body.clone() });
+        let rehearsed =
+            self.is_rehearsal().then(|| Write { verb: "patch", object: what.to_owned(), body: body.clone() });
         let patch = serde_json::from_value(body).map_err(|error| {
             ActionError::refused(quell_crds::conditions::Reason::Invalid, format!("patching {what}: {error}"))
         })?;
@@ -119,8 +149,11 @@ impl Writer {
             field_validation: Some(ValidationDirective::Ignore),
             ..PatchParams::default()
         };
-        let doing = format!("patching {what}");
-        match within(&doing, api.patch(name, &parameters, &Patch::Json::<()>(patch))).await {
+        Ok((parameters, Patch::Json(patch), rehearsed))
+    }
+
+    fn patched<T>(&self, rehearsed: Option<Write>, answer: Result<T, ActionError>) -> Result<Patched<T>, ActionError> {
+        match answer {
             Ok(object) => {
                 if let Some(write) = rehearsed {
                     self.note(write);
