@@ -125,8 +125,12 @@ impl Intake {
         }
         if let Some(engine) = self.engine.load_full() {
             let finding = finding.clone();
-            // The sender's answer says that the Finding is stored, and waits for nothing else.
-            tokio::spawn(async move { contain_at_once(&engine, &finding).await });
+            // Claimed before the Finding asks for its own pass: it is stored after the pod is cut off, not beside it.
+            let claim = self.lanes.claim();
+            tokio::spawn(async move {
+                contain_at_once(&engine, &finding).await;
+                drop(claim);
+            });
         }
         let created = match self.create(&finding).await {
             // A tool may name a namespace that is gone, or never was here: the Finding says so from Quell's own.
@@ -156,7 +160,7 @@ impl Intake {
             Request::new(api.resource_url()).create(&parameters, body).map_err(kube::Error::BuildRequest)?;
         let uri = format!("{}&fieldValidation=Ignore", request.uri());
         *request.uri_mut() = uri.parse().map_err(|error: InvalidUri| kube::Error::HttpError(error.into()))?;
-        let _pass = self.lanes.urgent().await;
+        let _pass = self.lanes.signal().await;
         self.client.request(request).await
     }
 

@@ -126,7 +126,7 @@ impl<'a> Quell<'a> {
         Ok(end - began)
     }
 
-    /// Many at once.
+    /// Many at once: each from a sender of its own, as from the nodes of a cluster.
     pub async fn burst(&mut self, pods: &[String]) -> Result<Duration> {
         let began = Instant::now();
         stream::iter(pods)
@@ -135,7 +135,7 @@ impl<'a> Quell<'a> {
                 ensure!(answer.status == 200, "an alert was refused: {} {}", answer.status, answer.body);
                 Ok(())
             })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(pods.len())
             .try_collect::<Vec<_>>()
             .await?;
         let end = self.seen.all(pods, Duration::from_mins(5)).await?;
