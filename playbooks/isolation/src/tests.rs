@@ -1,0 +1,6 @@
+//! Rules of the model, from the outside as far as they can be seen there.
+
+mod generated;
+mod network_policy;
+mod oracle;
+mod support;
