@@ -18,6 +18,8 @@ pub enum ConditionType {
     Matched,
     /// The pod is under a quarantine that Quell wrote.
     Quarantined,
+    /// Nothing gets to the quarantined pod or from it, but what was asked to stay open.
+    Contained,
     /// Every run for the Finding has ended well.
     Remediated,
     /// The run has ended, well or not.
@@ -66,6 +68,24 @@ pub enum Reason {
     QuarantineApplied,
     /// The quarantine was lifted by undo.
     QuarantineLifted,
+    /// No policy lets anything through to the quarantined pod or from it, and the network enforces policies.
+    NothingGetsThrough,
+    /// Policies still let something through.
+    PathsOpen,
+    /// What a policy lets through can't be told.
+    PathsUnknown,
+    /// The quarantined pod is gone.
+    TargetGone,
+    /// Whether this cluster's network enforces policies isn't known.
+    EnforcementUnknown,
+    /// This cluster's network enforces no policies.
+    NotEnforced,
+    /// The network keeps connections that were open before the quarantine.
+    ConnectionsKept,
+    /// Somebody changed the quarantine, and it was put back.
+    QuarantineRestored,
+    /// Somebody changes the quarantine again and again.
+    QuarantineContested,
 
     // Runs and steps.
     /// All steps ended well.

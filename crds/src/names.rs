@@ -7,7 +7,8 @@ use sha2::{Digest as _, Sha256};
 /// The API group of every kind of Quell.
 pub const GROUP: &str = "quell.dev";
 
-/// Label of a quarantined pod; its value is the name of the quarantine profile. The profile's policy selects by it.
+/// Label of a quarantined pod; its value is the name of the quarantine profile. The profile's policy selects by it. And the finalizer of
+/// that policy, as long as there is such a pod.
 pub const QUARANTINE: &str = "quell.dev/quarantine";
 /// Label and annotation of an object that a run has changed or created: the name of the Remediation, which is in the
 /// object's own namespace.

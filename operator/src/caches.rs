@@ -3,7 +3,7 @@
 mod trim;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -14,7 +14,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt as _};
-use quell_actions::quarantine::{self, facts};
+use quell_actions::quarantine::facts;
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
@@ -22,20 +22,25 @@ use quell_crds::v1alpha1::{
     Target, Workload,
 };
 use quell_ingest::normalize_image;
+use quell_playbooks::contained::Network;
 use quell_playbooks::images::Affected;
 use quell_playbooks::{TargetState, World};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::caches::trim::{trim_namespace, trim_owner, trim_pod};
+use crate::caches::trim::{trim_namespace, trim_owner, trim_pod, trim_policy};
+use crate::containment::Containment;
+use crate::engine::Queue;
 use crate::mirror::{Change, Mirrors};
 
 /// Where it is told that something has changed. Findings and runs go straight to their queues.
 #[derive(Clone)]
 pub struct Notices {
     /// Findings.
-    pub findings: UnboundedSender<ObjectRef<Finding>>,
+    pub findings: Queue<Finding>,
     /// Runs, or something that they have marked.
-    pub runs: UnboundedSender<ObjectRef<Remediation>>,
+    pub runs: Queue<Remediation>,
+    /// Namespaces where quarantines begin or end, or a quarantine's policy is being deleted.
+    pub namespaces: Queue<Namespace>,
     /// What people declare.
     pub declared: UnboundedSender<Notice>,
 }
@@ -47,6 +52,8 @@ pub enum Notice {
     Library,
     /// A Source, or a Secret in Quell's namespace.
     Sources,
+    /// DaemonSets, by which the network plugin is told.
+    Network,
 }
 
 /// The copies.
@@ -73,8 +80,12 @@ pub struct Caches {
     pub sources: Store<Source>,
     /// Secrets of Quell's own namespace.
     pub secrets: Store<Secret>,
-    marked: Marked,
+    _marked: Marked,
+    daemon_sets: Store<PartialObjectMeta<DaemonSet>>,
+    network_policies: Store<NetworkPolicy>,
     policies: Arc<StandingPolicies>,
+    /// The quarantines that stand.
+    pub containment: Arc<Containment>,
     runs_of: Arc<RwLock<RunsByFinding>>,
 }
 
@@ -85,8 +96,6 @@ type RunsByFinding = HashMap<(String, String), BTreeSet<String>>;
 struct Marked {
     _deployments: Store<PartialObjectMeta<Deployment>>,
     _stateful_sets: Store<PartialObjectMeta<StatefulSet>>,
-    _daemon_sets: Store<PartialObjectMeta<DaemonSet>>,
-    policies: Store<NetworkPolicy>,
 }
 
 impl Caches {
@@ -97,26 +106,41 @@ impl Caches {
         let policies = Arc::new(StandingPolicies::default());
         let all = watcher::Config::default();
         let marked = watcher::Config::default().labels(names::REMEDIATION);
+        let contained: Arc<OnceLock<Arc<Containment>>> = Arc::default();
+        let pods = mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, {
+            let contained = contained.clone();
+            move |change| {
+                if let Some(containment) = contained.get() {
+                    containment.pod_changed(&change);
+                }
+            }
+        });
+        let containment = contained
+            .get_or_init(|| Arc::new(Containment::new(pods.clone(), notices.runs.clone(), notices.namespaces.clone())))
+            .clone();
         Self {
             own_namespace: own_namespace.to_owned(),
-            pods: mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, |_| {}),
+            pods,
             replica_sets: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, |_| {}),
             jobs: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, {
                 let notices = notices.clone();
                 move |change| tell_run(&notices, &change)
             }),
-            namespaces: mirrors.keep(Api::all(client.clone()), all.clone(), trim_namespace, |_| {}),
+            namespaces: mirrors.keep(Api::all(client.clone()), all.clone(), trim_namespace, {
+                let containment = containment.clone();
+                move |change| containment.namespace_changed(&change)
+            }),
             findings: mirrors.keep(Api::<Finding>::all(client.clone()), all.clone(), |_| {}, {
                 let notices = notices.clone();
                 move |change| {
                     if let Change::There(finding) = change {
-                        let _ = notices.findings.send(ObjectRef::from_obj(&*finding));
+                        notices.findings.send(ObjectRef::from_obj(&*finding));
                     }
                 }
             }),
             remediations: mirrors.keep(Api::<Remediation>::all(client.clone()), all.clone(), |_| {}, {
-                let (notices, runs_of) = (notices.clone(), runs_of.clone());
-                move |change| remediation_changed(&notices, &runs_of, &change)
+                let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());
+                move |change| remediation_changed(&notices, &runs_of, &containment, &change)
             }),
             playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
             cluster_playbooks: mirrors.keep(
@@ -133,34 +157,49 @@ impl Caches {
                 tell(notices, Notice::Library),
             ),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
-            secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all, |_| {}, {
+            secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {
                     let _ = notices.declared.send(Notice::Sources);
                     library(change);
                 }
             }),
-            marked: Marked {
+            _marked: Marked {
                 _deployments: mirrors.keep(Api::all(client.clone()), marked.clone(), trim_owner, {
                     let notices = notices.clone();
                     move |change| tell_run(&notices, &change)
                 }),
-                _stateful_sets: mirrors.keep(Api::all(client.clone()), marked.clone(), trim_owner, {
+                _stateful_sets: mirrors.keep(Api::all(client.clone()), marked, trim_owner, {
                     let notices = notices.clone();
                     move |change| tell_run(&notices, &change)
                 }),
-                _daemon_sets: mirrors.keep(Api::all(client.clone()), marked, trim_owner, {
-                    let notices = notices.clone();
-                    move |change| tell_run(&notices, &change)
-                }),
-                policies: mirrors.keep(
+            },
+            daemon_sets: mirrors.keep(Api::all(client.clone()), all, trim_owner, {
+                let (notices, daemon_sets) = (notices.clone(), notices.declared.clone());
+                move |change| {
+                    tell_run(&notices, &change);
+                    let _ = daemon_sets.send(Notice::Network);
+                }
+            }),
+            network_policies: {
+                let (there, written, namespaces) = (policies.clone(), containment.clone(), notices.namespaces.clone());
+                mirrors.keep(
                     Api::<NetworkPolicy>::all(client.clone()),
-                    watcher::Config::default().labels(names::QUARANTINE_POLICY),
-                    |_| {},
-                    policy_changed(policies.clone()),
-                ),
+                    watcher::Config::default(),
+                    trim_policy,
+                    move |change| {
+                        written.network_policy_changed(&change);
+                        policy_changed(&there, &written, &change);
+                        if let Change::There(policy) = &change
+                            && policy.metadata.deletion_timestamp.is_some()
+                        {
+                            namespaces.send(ObjectRef::new(&policy.namespace().unwrap_or_default()));
+                        }
+                    },
+                )
             },
             policies,
+            containment,
             runs_of,
         }
     }
@@ -180,9 +219,34 @@ impl Caches {
             self.cluster_channels.wait_until_ready(),
             self.sources.wait_until_ready(),
             self.secrets.wait_until_ready(),
-            self.marked.policies.wait_until_ready(),
+            self.network_policies.wait_until_ready(),
         )?;
         Ok(())
+    }
+
+    /// The network, as far as the DaemonSets that are there tell.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        let names: Vec<String> = self.daemon_sets.state().iter().map(|one| one.name_any()).collect();
+        Network::of_daemon_sets(names.iter().map(String::as_str))
+    }
+
+    /// Namespaces that have, or had, a quarantine.
+    #[must_use]
+    pub fn namespaces_with_quarantines(&self) -> BTreeSet<String> {
+        let all = self.network_policies.state().into_iter();
+        let own = all.filter(|policy| policy.labels().contains_key(names::QUARANTINE_POLICY));
+        own.filter_map(|policy| policy.namespace()).collect()
+    }
+
+    /// The NetworkPolicies that quarantines of a namespace stand on.
+    #[must_use]
+    pub fn quarantine_policies(&self, namespace: &str) -> Vec<Arc<NetworkPolicy>> {
+        let all = self.network_policies.state().into_iter();
+        let own = |policy: &Arc<NetworkPolicy>| {
+            policy.namespace().as_deref() == Some(namespace) && policy.labels().contains_key(names::QUARANTINE_POLICY)
+        };
+        all.filter(own).collect()
     }
 
     /// The pod of that name.
@@ -352,11 +416,16 @@ fn tell<K>(notices: &Notices, notice: Notice) -> impl FnMut(Change<K>) + Send + 
 fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     let (Change::There(object) | Change::Gone(object)) = change else { return };
     if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), object.namespace()) {
-        let _ = notices.runs.send(ObjectRef::new(name).within(&namespace));
+        notices.runs.send(ObjectRef::new(name).within(&namespace));
     }
 }
 
-fn remediation_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>, change: &Change<Remediation>) {
+fn remediation_changed(
+    notices: &Notices,
+    runs_of: &RwLock<RunsByFinding>,
+    containment: &Containment,
+    change: &Change<Remediation>,
+) {
     let (Change::There(run) | Change::Gone(run)) = change else { return };
     let namespace = run.namespace().unwrap_or_default();
     if let Ok(mut index) = runs_of.write() {
@@ -371,29 +440,22 @@ fn remediation_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>, chang
             }
         }
     }
-    let _ = notices.runs.send(ObjectRef::from_obj(&**run));
-    let _ = notices.findings.send(ObjectRef::new(&run.spec.finding.name).within(&namespace));
+    containment.run_changed(run, matches!(change, Change::There(_)));
+    notices.runs.send(ObjectRef::from_obj(&**run));
+    notices.findings.send(ObjectRef::new(&run.spec.finding.name).within(&namespace));
 }
 
-/// Keeps the note of where the quarantine policy stands. The note is made in a task of its own, for it may have to wait for a step that
-/// is about to create the policy.
-fn policy_changed(policies: Arc<StandingPolicies>) -> impl FnMut(Change<NetworkPolicy>) + Send {
-    move |change| {
-        let (policy, there) = match change {
-            Change::There(policy) => {
-                let intact = policy.name_any() == quarantine::POLICY && quarantine::is_intact(&policy);
-                (policy, intact)
-            }
-            Change::Gone(policy) => (policy, false),
-            Change::Listed => return,
-        };
-        if policy.name_any() != quarantine::POLICY {
-            return;
-        }
-        let policies = policies.clone();
-        tokio::spawn(async move {
-            let namespace = policy.namespace().unwrap_or_default();
-            if there { policies.stands(&namespace).await } else { policies.gone(&namespace).await }
-        });
-    }
+/// Keeps the note of where quarantine policies stand. The note is made in a task of its own, for it may have to wait for a step that is
+/// about to create the policy; what it says is read after that wait.
+fn policy_changed(policies: &Arc<StandingPolicies>, containment: &Arc<Containment>, change: &Change<NetworkPolicy>) {
+    let (Change::There(policy) | Change::Gone(policy)) = change else { return };
+    let Some(name) = policy.labels().get(names::QUARANTINE_POLICY) else { return };
+    let namespace = policy.namespace().unwrap_or_default();
+    let Some(profile) = policies.profile(&namespace, name).filter(|one| one.policy_name() == policy.name_any()) else {
+        return;
+    };
+    let (policies, containment) = (policies.clone(), containment.clone());
+    tokio::spawn(async move {
+        policies.seen(&namespace, &profile, || containment.policy_is_intact(&namespace, &profile)).await;
+    });
 }

@@ -1,8 +1,10 @@
 //! The controller of Quell: signals in, Findings out, playbooks run.
 
 mod caches;
+mod containment;
 mod declared;
 mod engine;
+mod finalizers;
 mod identity;
 mod intake;
 mod lanes;

@@ -21,7 +21,7 @@ pub enum Change<K> {
     There(Arc<K>),
     /// It is gone.
     Gone(Arc<K>),
-    /// The whole list was read anew; the store holds it.
+    /// The whole list was read anew, and every object of it was told.
     Listed,
 }
 
@@ -71,6 +71,7 @@ impl Mirrors {
                 .reflect(writer)
                 .take_until(end.cancelled_owned());
             let mut stream = std::pin::pin!(stream);
+            let mut before = Vec::new();
             loop {
                 match stream.try_next().await {
                     Ok(None) => break,
@@ -80,8 +81,20 @@ impl Mirrors {
                         }
                     }
                     Ok(Some(Event::Delete(object))) => notice(Change::Gone(Arc::new(object))),
-                    Ok(Some(Event::InitDone)) => notice(Change::Listed),
-                    Ok(Some(Event::Init | Event::InitApply(_))) => {}
+                    Ok(Some(Event::Init)) => before = copy.state(),
+                    Ok(Some(Event::InitApply(_))) => {}
+                    Ok(Some(Event::InitDone)) => {
+                        // Whatever happened while nobody watched is in the list, or missing from it.
+                        for object in
+                            before.drain(..).filter(|object| copy.get(&ObjectRef::from_obj(&**object)).is_none())
+                        {
+                            notice(Change::Gone(object));
+                        }
+                        for object in copy.state() {
+                            notice(Change::There(object));
+                        }
+                        notice(Change::Listed);
+                    }
                     Err(error) => tracing::warn!(kind, %error, "a watch was interrupted; it is opened anew"),
                 }
             }

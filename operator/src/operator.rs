@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
 use quell_crds::v1alpha1::{Finding, Remediation};
 use quell_notify::Courier;
+use quell_playbooks::contained::Network;
 use thiserror::Error;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Engine, Library, Runs, drive};
+use crate::engine::{self, Engine, Library, Queue, Runs, drive};
+use crate::finalizers;
 use crate::identity::Identities;
 use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
@@ -108,7 +111,12 @@ async fn run_until(
     let lanes = Lanes::default();
     let queues = Queues::new();
     let (declared, noticed) = unbounded_channel();
-    let told = Notices { findings: queues.findings.0.clone(), runs: queues.runs.0.clone(), declared };
+    let told = Notices {
+        findings: queues.findings.0.clone(),
+        runs: queues.runs.0.clone(),
+        namespaces: queues.namespaces.0.clone(),
+        declared,
+    };
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
     let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &told));
     tokio::select! {
@@ -136,7 +144,15 @@ async fn run_until(
         recorder: recorder.clone(),
     });
     let changed = Arc::new(Changed::default());
-    tasks.spawn(keep_up(noticed, queues.findings.0.clone(), caches.clone(), library.clone(), sources, changed.clone()));
+    tasks.spawn(keep_up(
+        noticed,
+        queues.findings.0.clone(),
+        caches.clone(),
+        library.clone(),
+        sources,
+        changed.clone(),
+        settings.network_plugin.clone(),
+    ));
     ready.set();
 
     let courier = courier(settings)?;
@@ -202,11 +218,17 @@ async fn lead(
 ) {
     let caches = engine.caches.clone();
     // Whatever happened while nobody led is in the copies.
+    queues.findings.0.open();
+    queues.runs.0.open();
+    queues.namespaces.0.open();
     for finding in caches.findings.state() {
-        let _ = queues.findings.0.send(ObjectRef::from_obj(&*finding));
+        queues.findings.0.send(ObjectRef::from_obj(&*finding));
     }
     for run in caches.remediations.state() {
-        let _ = queues.runs.0.send(ObjectRef::from_obj(&*run));
+        queues.runs.0.send(ObjectRef::from_obj(&*run));
+    }
+    for namespace in caches.namespaces_with_quarantines() {
+        queues.namespaces.0.send(ObjectRef::new(&namespace));
     }
     changed.library.notify_one();
     changed.sources.notify_one();
@@ -215,6 +237,7 @@ async fn lead(
     tokio::join!(
         drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
         drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
+        finalizers::keep(engine.client.clone(), caches.clone(), engine.lanes.clone(), queues.namespaces, end.clone()),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),
         keep_sources_reported(declared, changed, watched.clone(), end.clone()),
         intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
@@ -255,11 +278,12 @@ async fn keep_sources_reported(
 /// Takes over what people declare. Every replica does this.
 async fn keep_up(
     mut noticed: UnboundedReceiver<Notice>,
-    findings: UnboundedSender<ObjectRef<Finding>>,
+    findings: Queue<Finding>,
     caches: Arc<Caches>,
     library: Arc<Library>,
     sources: Sources,
     changed: Arc<Changed>,
+    plugin: Option<String>,
 ) {
     while let Some(notice) = noticed.recv().await {
         match notice {
@@ -267,10 +291,14 @@ async fn keep_up(
                 if library.refresh(&caches) {
                     // A Finding that was reported when its playbook wasn't ready is looked at again.
                     for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
-                        drop(findings.send(ObjectRef::from_obj(&**finding)));
+                        findings.send(ObjectRef::from_obj(&**finding));
                     }
                 }
                 changed.library.notify_one();
+            }
+            Notice::Network => {
+                let told = plugin.as_deref().and_then(Network::named);
+                caches.containment.network_is(told.unwrap_or_else(|| caches.network()));
             }
             Notice::Sources => {
                 sources.refresh(&caches);
@@ -292,13 +320,14 @@ struct Changed {
 }
 
 struct Queues {
-    findings: (UnboundedSender<ObjectRef<Finding>>, UnboundedReceiver<ObjectRef<Finding>>),
-    runs: (UnboundedSender<ObjectRef<Remediation>>, UnboundedReceiver<ObjectRef<Remediation>>),
+    findings: (Queue<Finding>, UnboundedReceiver<ObjectRef<Finding>>),
+    runs: (Queue<Remediation>, UnboundedReceiver<ObjectRef<Remediation>>),
+    namespaces: (Queue<Namespace>, UnboundedReceiver<ObjectRef<Namespace>>),
 }
 
 impl Queues {
     fn new() -> Self {
-        Self { findings: unbounded_channel(), runs: unbounded_channel() }
+        Self { findings: Queue::new(), runs: Queue::new(), namespaces: Queue::new() }
     }
 }
 

@@ -75,9 +75,14 @@ pub const OWN: &[Need] = &[
         "apps",
         &["daemonsets", "deployments", "statefulsets"],
         FOLLOW,
-        "roll-outs that runs wait for (metadata only, of what a run has marked)",
+        "roll-outs that runs wait for, and the network plugin (metadata only)",
     ),
-    cluster("networking.k8s.io", &["networkpolicies"], FOLLOW, "which quarantine policies stand"),
+    cluster(
+        "networking.k8s.io",
+        &["networkpolicies"],
+        &["list", "patch", "watch"],
+        "what still gets through to quarantined pods, and the finalizer of the policies that they stand on",
+    ),
     cluster(
         "quell.dev",
         &["findings"],

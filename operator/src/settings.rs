@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quell_playbooks::contained::Network;
 
 /// Turns security findings into finished, proven, reversible remediation.
 #[derive(Debug, Parser)]
@@ -64,6 +65,9 @@ pub struct Settings {
     /// Seconds after which another replica takes over from a leader that is silent
     #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
     pub lease_seconds: u64,
+    /// The cluster's network plugin, such as calico, cilium or none; by default it is told by the DaemonSets that are there
+    #[arg(long, env = "QUELL_NETWORK_PLUGIN", value_parser = network_plugin)]
+    pub network_plugin: Option<String>,
     /// Certificates (PEM) that channels and builders are trusted by, beside those of the system
     #[arg(long, env = "QUELL_EXTRA_CA")]
     pub extra_ca: Option<PathBuf>,
@@ -75,6 +79,11 @@ impl Settings {
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
+}
+
+fn network_plugin(name: &str) -> Result<String, String> {
+    let known = Network::named(name).map(|_| name.to_owned());
+    known.ok_or_else(|| format!("not a network plugin that Quell knows: {}, or none", Network::KNOWN.join(", ")))
 }
 
 /// How the log is written.

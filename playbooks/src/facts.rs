@@ -26,6 +26,17 @@ pub struct PodFacts {
     pub host_network: bool,
     /// ServiceAccount that it runs as.
     pub service_account: String,
+    /// What controls it, such as a ReplicaSet.
+    pub controller: Option<Controller>,
+}
+
+/// The object that controls a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Controller {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
 }
 
 /// What is known of a Finding's target.

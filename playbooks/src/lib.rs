@@ -4,6 +4,7 @@
 
 pub mod cel;
 pub mod compile;
+pub mod contained;
 pub mod facts;
 pub mod images;
 pub mod kind;
@@ -16,7 +17,7 @@ pub mod select;
 pub mod template;
 
 pub use compile::{Compiled, Problem, compile};
-pub use facts::{PodFacts, TargetState, World};
+pub use facts::{Controller, PodFacts, TargetState, World};
 pub use library::library;
 pub use plan::{Decision, Plan, plan};
 pub use progress::{Outcome, UndoOutcome};

@@ -270,7 +270,12 @@ pub struct FindingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub remediations: Vec<RunReference>,
-    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Remediated`.
+    /// What still gets to the quarantined pod, or from it, beyond what was asked to stay open: who, on which ports, and the policy that
+    /// allows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 2048)))]
+    pub open_paths: Vec<String>,
+    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Remediated`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -285,6 +290,7 @@ impl Default for FindingStatus {
             last_seen: None,
             playbook: String::new(),
             remediations: Vec::new(),
+            open_paths: Vec::new(),
             conditions: Vec::new(),
         }
     }

@@ -139,7 +139,13 @@ pub struct RemediationStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<DateTime<Utc>>,
-    /// Conditions: `Complete`.
+    /// What still gets to a pod that this run has quarantined, or from it, beyond what was asked to stay open: who, on which ports, and
+    /// the policy that allows it. See the condition `Contained`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 2048)))]
+    pub open_paths: Vec<String>,
+    /// Conditions: `Complete`; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
+    /// open, `Unknown` where it can't be told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,

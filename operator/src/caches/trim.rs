@@ -1,6 +1,7 @@
 //! What of an object the copies keep.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Namespace, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerStatus, Namespace, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use quell_crds::names;
@@ -34,13 +35,17 @@ pub fn trim_pod(pod: &mut Pod) {
             container_statuses: statuses,
             phase: status.phase,
             pod_ip: status.pod_ip,
+            pod_ips: status.pod_ips,
             ..Default::default()
         });
     }
 }
 
 fn trim_container(container: Container) -> Container {
-    Container { name: container.name, image: container.image, ..Default::default() }
+    // Policies name ports.
+    let named =
+        |ports: Vec<ContainerPort>| -> Vec<_> { ports.into_iter().filter(|port| port.name.is_some()).collect() };
+    Container { name: container.name, image: container.image, ports: container.ports.map(named), ..Default::default() }
 }
 
 /// Quell's own annotations stay. That there were others must stay known: a patch adds to the map where it is there.
@@ -61,4 +66,9 @@ pub fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
 /// A namespace's labels.
 pub fn trim_namespace(namespace: &mut PartialObjectMeta<Namespace>) {
     namespace.metadata.annotations = None;
+}
+
+/// What a policy says, and whose it is.
+pub fn trim_policy(policy: &mut NetworkPolicy) {
+    trim_annotations(&mut policy.metadata);
 }

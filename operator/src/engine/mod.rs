@@ -1,6 +1,7 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
 mod finding;
+mod kept;
 mod library;
 mod queue;
 mod run;
@@ -9,7 +10,7 @@ mod told;
 
 pub use finding::{contain_at_once, pass as finding_pass};
 pub use library::Library;
-pub use queue::drive;
+pub use queue::{Queue, drive};
 pub use run::pass as run_pass;
 pub use status::parameters as status_parameters;
 

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::Resource;
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,41 @@ use crate::engine::{Engine, EngineError};
 /// The first wait after a pass that failed; doubled for each further failure of the same object.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Where it is said that an object should be looked at. While nobody looks, which is on a replica that doesn't lead, what is said is
+/// dropped: whoever begins to lead looks at everything.
+pub struct Queue<K: Resource> {
+    sender: UnboundedSender<ObjectRef<K>>,
+    open: Arc<AtomicBool>,
+}
+
+impl<K: Resource> Clone for Queue<K> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), open: self.open.clone() }
+    }
+}
+
+impl<K: Resource> Queue<K> {
+    /// A queue that nobody looks at yet, and what is to be driven from it.
+    #[must_use]
+    pub fn new() -> (Self, UnboundedReceiver<ObjectRef<K>>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self { sender, open: Arc::default() }, receiver)
+    }
+
+    /// From now on what is said is kept.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// The object should be looked at.
+    pub fn send(&self, object: ObjectRef<K>) {
+        if self.open.load(Ordering::Acquire) {
+            // Nobody is left to look only when the process ends.
+            let _ = self.sender.send(object);
+        }
+    }
+}
 
 /// What is known of one object that is looked at, or will be.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
 use crate::engine::queue::Look;
-use crate::engine::{Engine, EngineError, Live, Stage, status, told};
+use crate::engine::{Engine, EngineError, Live, Stage, kept, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
@@ -63,13 +63,18 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
         effects(&engine, &mut live, &run, &steps, &world, &mut status, work).await?;
     };
     report(&engine, &mut live, &run, &mut status).await?;
+    let keep_at = kept::keep(&engine, &mut live, &run, &status).await?;
     let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
     let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run;
     drop(live);
     if over {
         engine.runs.forget(&namespace, &name);
     }
-    Ok(next_look(wake_at, &status))
+    Ok(next_look(earliest(wake_at, keep_at), &status))
+}
+
+fn earliest(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    [one, other].into_iter().flatten().min()
 }
 
 /// Whether Quell itself began the run. A run acts with the rights of its playbook, so it must be one that this playbook has for this
@@ -149,7 +154,7 @@ fn resume(live: &mut Live, run: &Remediation) {
     }
 }
 
-fn observe(engine: &Engine, live: &mut Live, run: &Remediation) -> World {
+pub(super) fn observe(engine: &Engine, live: &mut Live, run: &Remediation) -> World {
     let namespace = run.namespace().unwrap_or_default();
     let key = ObjectRef::<Finding>::new(&run.spec.finding.name).within(&namespace);
     let there = engine.caches.findings.get(&key).filter(|found| found.uid().as_deref() == Some(&run.spec.finding.uid));
@@ -254,6 +259,7 @@ async fn report(
     status: &mut RemediationStatus,
 ) -> Result<(), EngineError> {
     refresh(status);
+    kept::observe(engine, run, status);
     status.observed_generation = run.metadata.generation;
     live.status = Some(status.clone());
     if live.written.as_ref() == Some(status) {
@@ -266,13 +272,13 @@ async fn report(
 }
 
 fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look {
+    let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
     if status.phase.is_final() {
-        return Look::OnChange;
+        return planned.map_or(Look::OnChange, Look::In);
     }
     let waits = |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting);
     let anyway =
         status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
-    let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
     match (planned, anyway) {
         (Some(planned), Some(anyway)) => Look::In(planned.min(anyway)),
         (Some(wait), None) | (None, Some(wait)) => Look::In(wait),

@@ -6,7 +6,7 @@ use chrono::Utc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
-use quell_crds::conditions::{ConditionType, Reason, Status, condition, is_true};
+use quell_crds::conditions::{ConditionType, Reason, Status, condition, find, is_true};
 use quell_crds::names::field_managers;
 use quell_crds::v1alpha1::{
     Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, RunReference, StepKind, StepState,
@@ -38,16 +38,17 @@ pub async fn write_run(engine: &Engine, run: &Remediation, status: &RemediationS
     let api: Api<Remediation> = Api::namespaced(engine.client.clone(), &run.namespace().unwrap_or_default());
     let mut fields = json!(status);
     // A merge patch leaves what it doesn't name: what has become empty must be named.
-    for (field, empty) in [("currentStep", json!("")), ("finishedAt", Value::Null)] {
+    for (field, empty) in [("currentStep", json!("")), ("finishedAt", Value::Null), ("openPaths", json!([]))] {
         if fields.get(field).is_none() {
             fields[field] = empty;
         }
     }
+    let patch = json!({ "metadata": { "uid": run.uid() }, "status": fields });
     let _pass = engine.lanes.book_keeping().await;
-    match api.patch_status(&run.name_any(), &parameters(), &Patch::Merge(json!({ "status": fields }))).await {
+    match api.patch_status(&run.name_any(), &parameters(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
-        // A run that was deleted has no record to keep; what it did carries its own.
-        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+        // A run that was deleted has no record to keep, nor has another of its name; what it did carries its own.
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
         Err(error) => Err(EngineError::record(format!("recording the run {}", run.name_any()))(error)),
     }
 }
@@ -67,11 +68,13 @@ pub async fn report_finding(
     if finding.status.is_some() && after == before {
         return Ok(());
     }
-    let patch = json!({ "status": {
+    // The UID is a precondition: a Finding that was deleted and reported again has the same name.
+    let patch = json!({ "metadata": { "uid": finding.uid() }, "status": {
         "observedGeneration": after.observed_generation,
         "state": after.state,
         "playbook": after.playbook,
         "remediations": after.remediations,
+        "openPaths": after.open_paths,
         "conditions": after.conditions,
     }});
     let api: Api<Finding> = Api::namespaced(engine.client.clone(), &finding.namespace().unwrap_or_default());
@@ -79,7 +82,7 @@ pub async fn report_finding(
         let _pass = engine.lanes.book_keeping().await;
         match api.patch_status(&finding.name_any(), &parameters(), &Patch::Merge(&patch)).await {
             Ok(_) => {}
-            Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(()),
+            Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => return Ok(()),
             Err(error) => {
                 return Err(EngineError::record(format!("the status of the Finding {}", finding.name_any()))(error));
             }
@@ -113,8 +116,26 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
                 phase: run.status.as_ref().map(|status| status.phase).unwrap_or_default(),
             })
             .collect(),
+        open_paths: of_runs(selection).flat_map(|status| status.open_paths.iter().cloned()).take(MOST_PATHS).collect(),
         conditions: conditions(finding, world, selection, before, &phases, quarantine),
     }
+}
+
+/// As many as the schema takes.
+const MOST_PATHS: usize = 64;
+
+fn of_runs(selection: &Selection) -> impl Iterator<Item = &RemediationStatus> {
+    selection.runs.iter().filter_map(|run| run.status.as_ref())
+}
+
+/// What the runs say of containment; where several do, the worst of it.
+fn contained(selection: &Selection) -> Option<&Condition> {
+    let told = of_runs(selection).filter_map(|status| find(&status.conditions, ConditionType::Contained));
+    told.max_by_key(|condition| match condition.status.as_str() {
+        "False" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    })
 }
 
 fn state(phases: &[Phase], quarantine: Option<bool>) -> FindingState {
@@ -165,7 +186,7 @@ fn conditions(
     let mut all = Vec::new();
     // A pod that was found, and is gone later, was found: what is asked here is whether the signal could be placed.
     if is_true(&before.conditions, ConditionType::TargetResolved) {
-        all.extend(quell_crds::conditions::find(&before.conditions, ConditionType::TargetResolved).cloned());
+        all.extend(find(&before.conditions, ConditionType::TargetResolved).cloned());
     } else {
         let (status, reason, message) = target_found(finding, world);
         all.push(make(ConditionType::TargetResolved, status, reason, message));
@@ -195,14 +216,14 @@ fn conditions(
     if let Some(stands) = quarantine {
         let name = format!("{}/{}", finding.spec.target.namespace, finding.spec.target.name);
         all.push(if stands {
-            let message =
-                format!("pod {name} is under quarantine; what other policies may still allow isn't checked yet");
+            let message = format!("pod {name} is under quarantine; Contained says whether it holds");
             make(ConditionType::Quarantined, Status::True, Reason::QuarantineApplied, message)
         } else {
             let message = format!("the quarantine of pod {name} was lifted by undo");
             make(ConditionType::Quarantined, Status::False, Reason::QuarantineLifted, message)
         });
     }
+    all.extend(contained(selection).cloned());
     if !phases.is_empty() {
         all.push(remediated(selection, &make));
     }
@@ -243,7 +264,7 @@ fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason
         let of = selection.runs.iter().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
         of.map(|run| {
             let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let complete = quell_crds::conditions::find(conditions, ConditionType::Complete);
+            let complete = find(conditions, ConditionType::Complete);
             format!("{}: {}", run.spec.playbook.name, complete.map_or("ended", |one| one.message.as_str()))
         })
         .collect()

@@ -40,6 +40,9 @@ pub async fn changes(
             publish(engine, run, finding, event).await;
         }
     }
+    if let Some(event) = contained_event(before, after) {
+        publish(engine, run, finding, event).await;
+    }
     if before.phase != after.phase {
         let complete = find(&after.conditions, ConditionType::Complete);
         let reason = complete.map(|one| one.reason.clone()).unwrap_or_default();
@@ -90,7 +93,20 @@ fn step_event(record: &StepRecord) -> Option<Event> {
     Some(event(type_, &record.reason, action, &message))
 }
 
-fn event(type_: EventType, reason: &str, action: &str, message: &str) -> Event {
+/// The Event of a path that has opened, or is closed again. What only can't be told is in the condition.
+fn contained_event(before: &RemediationStatus, after: &RemediationStatus) -> Option<Event> {
+    let open = |status: &RemediationStatus| {
+        find(&status.conditions, ConditionType::Contained).is_some_and(|condition| condition.status == "False")
+    };
+    let now = find(&after.conditions, ConditionType::Contained)?;
+    match (open(before), open(after)) {
+        (false, true) => Some(event(EventType::Warning, &now.reason, "NotContained", &now.message)),
+        (true, false) => Some(event(EventType::Normal, &now.reason, "Contained", &now.message)),
+        _ => None,
+    }
+}
+
+pub(super) fn event(type_: EventType, reason: &str, action: &str, message: &str) -> Event {
     let end = (0..=LONGEST_NOTE.min(message.len())).rev().find(|&i| message.is_char_boundary(i)).unwrap_or_default();
     Event {
         type_,
@@ -102,7 +118,7 @@ fn event(type_: EventType, reason: &str, action: &str, message: &str) -> Event {
 }
 
 /// An Event stands at the Finding, where people look; the run is what it is related to.
-async fn publish(engine: &Engine, run: &Remediation, finding: Option<&Finding>, mut event: Event) {
+pub(super) async fn publish(engine: &Engine, run: &Remediation, finding: Option<&Finding>, mut event: Event) {
     event.secondary = Some(run.object_ref(&()));
     let about = finding.map_or_else(|| run.object_ref(&()), |finding| finding.object_ref(&()));
     if let Err(error) = engine.recorder.publish(&event, &about).await {

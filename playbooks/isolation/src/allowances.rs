@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use thiserror::Error;
 
 use crate::addresses::Addresses;
+use crate::exposure::Exposure;
 use crate::labels::Labels;
 use crate::pod::Direction;
 use crate::ports::{Ports, Protocol};
@@ -26,6 +27,17 @@ impl Allowances {
     #[must_use]
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// All that an exposure lets through for sure: what a policy that was written on purpose leaves open is asked for.
+    #[must_use]
+    pub fn of(exposure: &Exposure) -> Self {
+        let paths = exposure.paths.iter().filter(|path| path.certain);
+        let blocks = paths.flat_map(|path| {
+            let direction = path.direction;
+            Block::product(&path.peer.0, &path.ports).into_iter().map(move |block| (direction, block))
+        });
+        Self(blocks.collect())
     }
 
     /// DNS, wherever it is answered: out to UDP and TCP 53.

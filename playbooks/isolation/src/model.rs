@@ -154,6 +154,15 @@ impl Model {
         self.pods.get(&pod.namespace)?.get(&pod.name)
     }
 
+    /// A policy that stands.
+    #[must_use]
+    pub fn policy(&self, policy: &PolicyRef) -> Option<&Policy> {
+        match &policy.namespace {
+            Some(namespace) => self.policies.by_namespace.get(namespace)?.get(policy),
+            None => self.policies.of_cluster.get(policy),
+        }
+    }
+
     /// What is open at a pod; `None` where no such pod is known.
     #[must_use]
     pub fn exposure(&self, pod: &PodRef) -> Option<Exposure> {

@@ -7,9 +7,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams};
-use quell_actions::quarantine::{POLICY, PROFILE, is_intact};
+use quell_actions::quarantine::{FULL, Kept, Profile};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::StepKind;
@@ -22,6 +23,13 @@ use serde_json::{Value, json};
 
 use crate::run::Run;
 use crate::stage::{Stage, assert_all_rights_used, before, marks, written};
+
+/// Name of the policy of the profile that denies everything.
+const POLICY: &str = "quell-quarantine-full";
+
+fn is_intact(policy: &NetworkPolicy) -> bool {
+    Profile::of(&Quarantine::default()).is_said_by(policy)
+}
 
 fn kind() -> StepKind {
     StepKind::Quarantine(Quarantine::default())
@@ -62,7 +70,7 @@ async fn the_pod_leaves_its_service_and_its_owner_starts_a_clean_one() -> Result
         Ok(pod.owner_references().is_empty().then_some(pod))
     })
     .await?;
-    assert_eq!((kept.uid(), &kept.labels()[names::QUARANTINE]), (bad.uid(), &PROFILE.to_owned()));
+    assert_eq!((kept.uid(), &kept.labels()[names::QUARANTINE]), (bad.uid(), &FULL.to_owned()));
     Ok(())
 }
 
@@ -96,7 +104,7 @@ async fn the_mark_and_what_was_there_before_come_with_the_effect() -> Result<()>
     assert_eq!(there.annotations()[names::REMEDIATION], "run-1");
     assert_eq!(there.annotations()[names::STEP], "act");
     assert_eq!(there.annotations()[names::FINDING], format!("{}/finding-1", stage.namespace.name()));
-    let labels = [(names::QUARANTINE, PROFILE), (names::REMEDIATION, "run-1")];
+    let labels = [(names::QUARANTINE, FULL), (names::REMEDIATION, "run-1")];
     assert_eq!(there.labels(), &BTreeMap::from(labels.map(|(key, value)| (key.to_owned(), value.to_owned()))));
     assert!(is_intact(&policy(&stage).await?));
     Ok(())
@@ -277,7 +285,7 @@ async fn a_policy_that_somebody_opened_is_mended_and_says_what_was_there() -> Re
 async fn mended(recorder: &Recorder) -> Result<()> {
     let stage = Stage::of(&kind(), recorder).await?;
     let open = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": POLICY},
-        "spec": {"podSelector": {"matchLabels": {names::QUARANTINE: PROFILE}}, "policyTypes": ["Ingress", "Egress"], "egress": [{}]}});
+        "spec": {"podSelector": {"matchLabels": {names::QUARANTINE: FULL}}, "policyTypes": ["Ingress", "Egress"], "egress": [{}]}});
     let open: NetworkPolicy = serde_json::from_value(open)?;
     assert!(!is_intact(&open));
     stage.namespace.create_object(&open).await?;
@@ -292,16 +300,122 @@ async fn mended(recorder: &Recorder) -> Result<()> {
 
 #[tokio::test]
 async fn without_detach_the_labels_stay() -> Result<()> {
-    let kind = StepKind::Quarantine(Quarantine { detach: false });
+    let kind = StepKind::Quarantine(Quarantine { detach: false, ..Quarantine::default() });
     let stage = Stage::of(&kind, &Recorder::new()).await?;
     let there = pod(&stage, &fixtures::pod("shop")).await?;
     let mut run = Run::of(&stage, kind)?.about(&there);
     run.succeed().await?;
     let labels = stage.namespace.api::<Pod>().get("shop").await?.labels().clone();
     assert_eq!((labels.get(APP), labels.len()), (there.labels().get(APP), there.labels().len() + 2));
-    assert!(run.record.message.contains("may still allow traffic"), "{}", run.record.message);
+    assert!(run.record.message.contains("keeps its labels, its Services and its owner"), "{}", run.record.message);
     run.undone().await?;
     assert_eq!(stage.namespace.api::<Pod>().get("shop").await?.labels(), there.labels());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_somebody_takes_off_or_puts_back_is_undone_and_what_they_add_stays() -> Result<()> {
+    let stage = stage().await?;
+    let pods = stage.namespace.api::<Pod>();
+    let there = pod(&stage, &fixtures::pod("shop").label("tier", "web")).await?;
+    let mut run = Run::of(&stage, kind())?.about(&there);
+    run.succeed().await?;
+    let made = pods.get("shop").await?;
+    assert_eq!(run.keep(&Quarantine::default(), false).await?, Kept::Stands);
+
+    stage.meddle::<Pod>("shop", json!({"metadata": {"labels": {names::QUARANTINE: null, "case": "42"}}})).await?;
+    let Kept::Restored { what, by } = run.keep(&Quarantine::default(), false).await? else { panic!("not put back") };
+    assert!(what.contains("label quell.dev/quarantine was taken away"), "{what}");
+    assert!(!by.is_empty() && !by.contains("quell"), "{by}");
+    let mut labels = made.labels().clone();
+    labels.insert("case".to_owned(), "42".to_owned());
+    assert_eq!(pods.get("shop").await?.labels(), &labels);
+
+    stage.meddle::<Pod>("shop", json!({"metadata": {"labels": {"tier": "web"}}})).await?;
+    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
+    assert_eq!(pods.get("shop").await?.labels(), &labels, "what was the pod's own is what policies know it by");
+
+    assert!(matches!(run.keep(&Quarantine::default(), true).await?, Kept::Restored { .. }));
+    assert_eq!(pods.get("shop").await?.labels(), made.labels(), "where something is open, nothing added stays");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_record_is_believed_and_not_what_the_pod_says_was_there_before() -> Result<()> {
+    let stage = stage().await?;
+    let there = pod(&stage, &fixtures::pod("shop")).await?;
+    let mut run = Run::of(&stage, kind())?.about(&there);
+    run.succeed().await?;
+    let forged = json!({"metadata": {"labels": {names::QUARANTINE: null}, "annotations": {names::BEFORE: "{\"labels\":{\"app\":\"bank\"}}"}}});
+    stage.meddle::<Pod>("shop", forged).await?;
+    run.keep(&Quarantine::default(), false).await?;
+    assert_eq!(before(&stage.namespace.api::<Pod>().get("shop").await?)?, json!({"labels": there.labels()}));
+    run.undone().await?;
+    assert_eq!(stage.namespace.api::<Pod>().get("shop").await?.labels(), there.labels());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_that_was_opened_or_deleted_is_put_back_although_it_was_known_to_stand() -> Result<()> {
+    let stage = stage().await?;
+    let there = pod(&stage, &fixtures::pod("shop")).await?;
+    let mut run = Run::of(&stage, kind())?.about(&there);
+    run.succeed().await?;
+    stage.meddle::<NetworkPolicy>(POLICY, json!({"spec": {"egress": [{}]}})).await?;
+    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
+    assert!(is_intact(&policy(&stage).await?));
+
+    let policies = stage.namespace.api::<NetworkPolicy>();
+    stage.meddle::<NetworkPolicy>(POLICY, json!({"metadata": {"finalizers": null}})).await?;
+    policies.delete(POLICY, &DeleteParams::default()).await?;
+    wait::gone(&policies, POLICY, DEADLINE).await?;
+    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
+    assert!(is_intact(&policy(&stage).await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn profiles_with_other_exceptions_stand_beside_each_other() -> Result<()> {
+    let forensics: Quarantine = serde_json::from_value(json!({
+        "allowDNS": true, "allow": [{"cidr": "10.9.0.0/24", "except": ["10.9.0.7/32"], "direction": "Ingress",
+            "ports": [{"port": 22}, {"port": 8000, "endPort": 8010}]}, {"podSelector": {"matchLabels": {"app": "forensics"}}}],
+    }))?;
+    let kind = StepKind::Quarantine(forensics.clone());
+    let stage = Stage::of(&kind, &Recorder::new()).await?;
+    let profile = Profile::of(&forensics);
+    let one = pod(&stage, &fixtures::pod("one")).await?;
+    Run::of(&stage, kind)?.about(&one).succeed().await?;
+    let two = pod(&stage, &fixtures::pod("two")).await?;
+    Run::of(&stage, self::kind())?.about(&two).named("run-2").succeed().await?;
+
+    let pods = stage.namespace.api::<Pod>();
+    assert_eq!(pods.get("one").await?.labels()[names::QUARANTINE], profile.name());
+    assert_eq!(pods.get("two").await?.labels()[names::QUARANTINE], FULL);
+    let there = stage.namespace.api::<NetworkPolicy>().get(&profile.policy_name()).await?;
+    assert!(profile.is_said_by(&there), "{:#?}", there.spec);
+    assert!(is_intact(&policy(&stage).await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_owner_does_about_it_is_told() -> Result<()> {
+    let stage = stage().await?;
+    let mut there = pod(&stage, &fixtures::pod("shop")).await?;
+    for (owner, told) in [
+        (None, "nothing takes its place"),
+        (Some("ReplicaSet"), "starts another"),
+        (Some("StatefulSet"), "nothing takes its place until it is deleted"),
+        (Some("DaemonSet"), "starts another on node"),
+        (Some("Rollout"), "isn't known to Quell"),
+    ] {
+        there.metadata.owner_references = owner.map(|kind| {
+            vec![OwnerReference { kind: kind.to_owned(), controller: Some(true), ..OwnerReference::default() }]
+        });
+        let mut run = Run::of(&stage, kind())?.about(&there);
+        run.succeed().await?;
+        assert!(run.record.message.contains(told), "{}", run.record.message);
+        run.undone().await?;
+    }
     Ok(())
 }
 

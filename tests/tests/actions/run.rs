@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use chrono::Utc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt as _};
+use quell_actions::quarantine::{self, Kept};
 use quell_actions::{Context, Mark, Write, Writer};
 use quell_crds::conditions::Reason;
+use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{
     Finding, FindingSpec, OnFailure, PlaybookKind, Receipt, Retry, Step, StepKind, StepRecord, StepState, Target,
     Workload,
@@ -111,6 +113,12 @@ impl<'a> Run<'a> {
     /// The process died before the record was written; the one that comes next knows no more than that the step has begun.
     pub fn lose_record(&mut self) {
         self.record = StepRecord { name: "act".to_owned(), ..StepRecord::default() };
+    }
+
+    /// Looks whether the quarantine is as the step left it, and puts it back.
+    pub async fn keep(&self, parameters: &Quarantine, open: bool) -> Result<Kept> {
+        let (writer, receipt) = (Writer::new(self.stage.actor.clone()), self.receipt()?);
+        Ok(self.with(&writer, async |_, cx| quarantine::keep(parameters, &receipt, open, cx).await).await?)
     }
 
     /// One try, written into the record.

@@ -1,6 +1,7 @@
 //! The main job, end to end: a real operator process on a real control plane, each test in a namespace of its own.
 
 mod bad_input;
+mod containment;
 mod playbooks;
 mod restart;
 mod signals;

@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use quell_actions::quarantine::{POLICY, is_intact};
+use quell_actions::quarantine::Profile;
 use quell_crds::names;
+use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{FindingState, Phase, Playbook, StepState};
 use quell_tests::fixtures::{Described as _, service};
 use quell_tests::wait;
@@ -30,7 +31,8 @@ async fn a_quarantined_pod_is_behind_the_policy_and_a_clean_replica_takes_its_pl
     assert!(!cut_off.labels().contains_key("app"), "its own labels are gone: {:?}", cut_off.labels());
     assert!(cut_off.annotations()[names::BEFORE].contains("\"app\":\"shop\""), "and kept on it");
     let policies: Api<NetworkPolicy> = bed.namespace.api();
-    assert!(is_intact(&policies.get(POLICY).await?));
+    let profile = Profile::of(&Quarantine::default());
+    assert!(profile.is_said_by(&policies.get(&profile.policy_name()).await?));
     wait::eventually(DEADLINE, "a clean replica", async || {
         let all = pods.list(&ListParams::default().labels("app=shop")).await?;
         let ready = all.items.iter().filter(|pod| wait::is_ready(pod) && !is_quarantined(pod)).count();

@@ -37,7 +37,7 @@ impl Bed {
                     apply(&sources, "Source", format, &source_spec(format)).await?;
                 }
                 let binary = Path::new(env!("CARGO_BIN_EXE_quell"));
-                Operator::start(binary, control_plane, &["--log", "info"]).await
+                Operator::start(binary, control_plane, &["--log", "info", "--network-plugin", "cilium"]).await
             })
             .await?;
         Ok(Self { operator, namespace: TestNamespace::create(control_plane, prefix).await? })

@@ -8,7 +8,7 @@ mod set_image;
 mod wait;
 
 pub use notify::{ChannelReference, Notify};
-pub use quarantine::Quarantine;
+pub use quarantine::{Isolate, Method, Peer, PeerPort, PeerProtocol, Quarantine};
 pub use rebuild::{HttpBuild, HttpPoll, JobBuild, Rebuild};
 pub use rollback::{Rollback, RollbackTo};
 pub use set_image::SetImage;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind};
 use quell_playbooks::images::Affected;
 
+use crate::quarantine::Profile;
+
 /// What is known of the cluster without a request.
 pub trait Cluster: Send + Sync {
     /// The quarantine policies that are known to stand.
@@ -20,31 +22,45 @@ pub trait Cluster: Send + Sync {
     fn own_namespace(&self) -> &str;
 }
 
-/// Which namespaces have a quarantine policy that stands. A watch tells it; it keeps a thousand pods of one namespace from each asking
-/// for the same policy.
+/// Which quarantine policies stand. A watch tells it; it keeps a thousand pods of one namespace from each asking for the same policy.
 #[derive(Debug, Default)]
 pub struct StandingPolicies {
-    namespaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<bool>>>>,
+    all: Mutex<HashMap<(String, String), Standing>>,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    profile: Profile,
+    stands: Arc<tokio::sync::Mutex<bool>>,
 }
 
 impl StandingPolicies {
-    /// Whether the policy of the namespace stands; held, it keeps others waiting until it does.
+    /// Whether the policy of a profile stands in a namespace; held, it keeps others waiting until it does.
     #[must_use]
-    pub fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<bool>> {
-        match self.namespaces.lock() {
-            Ok(mut all) => all.entry(namespace.to_owned()).or_default().clone(),
+    pub fn of(&self, namespace: &str, profile: &Profile) -> Arc<tokio::sync::Mutex<bool>> {
+        let key = (namespace.to_owned(), profile.name().to_owned());
+        match self.all.lock() {
+            Ok(mut all) => {
+                let new = || Standing { profile: profile.clone(), stands: Arc::default() };
+                all.entry(key).or_insert_with(new).stands.clone()
+            }
             // A panic elsewhere costs a request here, no more.
             Err(_) => Arc::default(),
         }
     }
 
-    /// The policy was seen to stand, as it should be.
-    pub async fn stands(&self, namespace: &str) {
-        *self.of(namespace).lock().await = true;
+    /// The profile of that name, where a quarantine of that namespace has it, or its name says all.
+    #[must_use]
+    pub fn profile(&self, namespace: &str, name: &str) -> Option<Profile> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let known = self.all.lock().ok().and_then(|all| all.get(&key).map(|standing| standing.profile.clone()));
+        known.or_else(|| Profile::named(name))
     }
 
-    /// The policy was seen to be gone, or changed.
-    pub async fn gone(&self, namespace: &str) {
-        *self.of(namespace).lock().await = false;
+    /// A policy was seen to stand as it should, or not to. `look` is asked once nobody is about to write it.
+    pub async fn seen(&self, namespace: &str, profile: &Profile, look: impl FnOnce() -> bool) {
+        let standing = self.of(namespace, profile);
+        let mut stands = standing.lock().await;
+        *stands = look();
     }
 }

@@ -3,20 +3,25 @@
 //! The deny policy stands before the pod's labels change, so that no moment is open. The labels change in one patch that tests the pod's
 //! UID and its labels as they were thought to be, so that neither a new pod of the same name nor a change in between is overrun.
 
+mod keep;
+mod policy;
+mod profile;
+
+pub use keep::{Kept, keep};
+pub use profile::{FULL, Profile, policy_name};
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::Quarantine;
-use quell_playbooks::{PodFacts, TargetState};
+use quell_playbooks::{Controller, PodFacts, TargetState};
 use serde_json::{Map, Value, json};
 
-use crate::mark::{self, Mark, annotate, label, unannotate};
+use crate::mark::{self, Mark, annotate, unannotate};
 use crate::write::Patched;
 use crate::{ActionError, Context, Progress, Right};
 
@@ -30,10 +35,6 @@ pub const RIGHTS: &[Right] = &[
     Right::new("", "pods", "patch"),
 ];
 
-/// The profile that denies everything, in both directions.
-pub const PROFILE: &str = "full";
-/// The name of its policy.
-pub const POLICY: &str = "quell-quarantine-full";
 /// A pod whose labels change while they are read is read again this often before the try fails.
 const LOOKS: usize = 3;
 
@@ -41,13 +42,14 @@ const LOOKS: usize = 3;
 pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progress, ActionError> {
     let mut pod = target(cx)?.clone();
     refuse_host_network(&pod)?;
-    ensure_policy(cx, &pod.namespace).await?;
+    let profile = Profile::of(parameters);
+    policy::ensure(cx, &pod.namespace, &profile).await?;
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), &pod.namespace);
     for _ in 0..LOOKS {
         if let Some(done) = already(&pod, cx.mark) {
             return Ok(done);
         }
-        let labels = new_labels(&pod, parameters, cx.mark);
+        let labels = new_labels(&pod, parameters, &profile, cx.mark);
         let operations = operations(&pod, &labels, cx.mark);
         match cx.writer.patch_unread(&api, &pod.namespace, &pod.name, operations).await {
             Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters)),
@@ -128,99 +130,6 @@ fn is_back(receipt: &Receipt, pod: &PodFacts) -> bool {
     free && before.all(|(key, value)| pod.labels.get(key).map(String::as_str) == value.as_str())
 }
 
-/// The policy of the profile: it selects by quarantine's own label, never by a workload's, which may catch others.
-#[must_use]
-pub fn policy(namespace: &str, mark: &Mark) -> NetworkPolicy {
-    let mut labels = mark.labels();
-    labels.insert(names::MANAGED_BY.to_owned(), names::QUELL.to_owned());
-    labels.insert(names::QUARANTINE_POLICY.to_owned(), PROFILE.to_owned());
-    NetworkPolicy {
-        metadata: ObjectMeta {
-            name: Some(POLICY.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            labels: Some(labels),
-            annotations: Some(mark.annotations()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(policy_spec()),
-    }
-}
-
-/// Whether a policy denies what the profile denies, for the pods that it is for.
-#[must_use]
-pub fn is_intact(policy: &NetworkPolicy) -> bool {
-    let Some(spec) = &policy.spec else { return false };
-    let wanted = policy_spec();
-    let none = |rules: usize| rules == 0;
-    spec.pod_selector.as_ref().and_then(|selector| selector.match_labels.as_ref())
-        == wanted.pod_selector.as_ref().and_then(|selector| selector.match_labels.as_ref())
-        && spec.pod_selector.as_ref().is_some_and(|s| s.match_expressions.as_ref().is_none_or(Vec::is_empty))
-        && none(spec.ingress.as_ref().map_or(0, Vec::len))
-        && none(spec.egress.as_ref().map_or(0, Vec::len))
-        && ["Ingress", "Egress"]
-            .iter()
-            .all(|kind| spec.policy_types.as_ref().is_some_and(|kinds| kinds.iter().any(|k| k == kind)))
-}
-
-fn policy_spec() -> NetworkPolicySpec {
-    NetworkPolicySpec {
-        pod_selector: Some(LabelSelector {
-            match_labels: Some(BTreeMap::from([(names::QUARANTINE.to_owned(), PROFILE.to_owned())])),
-            match_expressions: None,
-        }),
-        policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-        ingress: None,
-        egress: None,
-    }
-}
-
-/// The policy stands when this returns. It is left standing by undo: it selects nothing but quarantined pods, and taking it away could
-/// race with a quarantine that counts on it.
-async fn ensure_policy(cx: &Context<'_>, namespace: &str) -> Result<(), ActionError> {
-    let standing = cx.cluster.policies().of(namespace);
-    let mut stands = standing.lock().await;
-    if *stands {
-        return Ok(());
-    }
-    let api: Api<NetworkPolicy> = Api::namespaced(cx.writer.client(), namespace);
-    let wanted = policy(namespace, cx.mark);
-    for _ in 0..LOOKS {
-        if cx.writer.create(&api, &wanted).await?.is_none() {
-            // Gone again already: create it again.
-            let Some(there) = cx.writer.get(&api, namespace, POLICY).await? else { continue };
-            if !is_intact(&there) && !mend(cx, &api, &there).await? {
-                continue;
-            }
-        }
-        *stands = !cx.writer.is_rehearsal();
-        return Ok(());
-    }
-    Err(ActionError::for_now(
-        Reason::ChangedSince,
-        format!("NetworkPolicy {namespace}/{POLICY} changes faster than it can be read"),
-    ))
-}
-
-/// Makes the policy deny again what it should, and keeps on it what was there instead. `false`: it isn't any more as it was read.
-async fn mend(cx: &Context<'_>, api: &Api<NetworkPolicy>, there: &NetworkPolicy) -> Result<bool, ActionError> {
-    let metadata = &there.metadata;
-    let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    let before = Map::from_iter([("spec".to_owned(), json!(there.spec))]);
-    let mut operations = vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": metadata.uid}),
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": metadata.resource_version}),
-        json!({"op": "add", "path": "/spec", "value": policy_spec()}),
-    ];
-    operations.extend(label(metadata.labels.as_ref(), &cx.mark.labels()));
-    operations.extend(annotate(metadata.annotations.as_ref(), &cx.mark.annotations_with(&before)));
-    match cx.writer.patch_unread(api, namespace, POLICY, operations).await {
-        Ok(Patched::Changed(_)) => Ok(true),
-        Ok(Patched::Precondition) => Ok(false),
-        Err(error) if error.reason() == Reason::TargetNotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 fn target<'a>(cx: &'a Context<'_>) -> Result<&'a PodFacts, ActionError> {
     let target = &cx.world.finding.spec.target;
     match &cx.world.target {
@@ -279,10 +188,10 @@ fn already(pod: &PodFacts, mark: &Mark) -> Option<Progress> {
     Some(Progress::done(format!("pod {name} was cut off already, by {other}; undo that one to lift it"), None))
 }
 
-fn new_labels(pod: &PodFacts, parameters: &Quarantine, mark: &Mark) -> BTreeMap<String, String> {
+fn new_labels(pod: &PodFacts, parameters: &Quarantine, profile: &Profile, mark: &Mark) -> BTreeMap<String, String> {
     let mut labels = if parameters.detach { BTreeMap::new() } else { pod.labels.clone() };
     labels.extend(mark.labels());
-    labels.insert(names::QUARANTINE.to_owned(), PROFILE.to_owned());
+    labels.insert(names::QUARANTINE.to_owned(), profile.name().to_owned());
     labels
 }
 
@@ -316,13 +225,27 @@ fn receipt(pod: &PodFacts, before: Map<String, Value>, labels: &BTreeMap<String,
 fn done(pod: &PodFacts, labels: &BTreeMap<String, String>, parameters: &Quarantine) -> Progress {
     let name = format!("{}/{}", pod.namespace, pod.name);
     let message = if parameters.detach {
-        format!("pod {name} is cut off, out of its Services and released by its owner")
+        format!("pod {name} is cut off and out of its Services; {}", owner(pod))
     } else {
-        format!(
-            "pod {name} is cut off by policy and keeps its labels: other policies that select it may still allow traffic"
-        )
+        format!("pod {name} is cut off by policy and keeps its labels, its Services and its owner")
     };
     Progress::done(message, Some(receipt(pod, before(pod), labels)))
+}
+
+/// What the owner of a detached pod does about it.
+fn owner(pod: &PodFacts) -> String {
+    let Some(Controller { kind, name }) = &pod.controller else {
+        return "nothing owns it, so nothing takes its place".to_owned();
+    };
+    match kind.as_str() {
+        "ReplicaSet" | "ReplicationController" => format!("{kind} {name} released it and starts another in its place"),
+        "DaemonSet" => format!("DaemonSet {name} released it and starts another on node {}", pod.node),
+        "Job" => format!("Job {name} released it and starts another in its place"),
+        "StatefulSet" => format!(
+            "StatefulSet {name} can't replace it while it has this name: nothing takes its place until it is deleted"
+        ),
+        _ => format!("what {kind} {name}, its owner, does about it isn't known to Quell"),
+    }
 }
 
 async fn fresh(cx: &Context<'_>, api: &Api<Pod>, known: &PodFacts) -> Result<PodFacts, ActionError> {
@@ -365,5 +288,11 @@ pub fn facts(pod: &Pod) -> PodFacts {
         node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
         service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        controller: metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| Controller { kind: owner.kind.clone(), name: owner.name.clone() }),
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use quell_actions::quarantine::{POLICY, is_intact};
+use quell_actions::quarantine::Profile;
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind};
 use quell_ingest::normalize_image;
@@ -40,12 +40,13 @@ impl Live {
     ) -> Result<Self, CliError> {
         let has = |wanted: fn(&StepKind) -> bool| playbook.steps.iter().any(|step| wanted(&step.step.kind));
         let policies = StandingPolicies::default();
-        if has(|kind| matches!(kind, StepKind::Quarantine(_))) {
+        for step in &playbook.steps {
+            let StepKind::Quarantine(parameters) = &step.step.kind else { continue };
+            let profile = Profile::of(parameters);
+            let name = profile.policy_name();
             let api: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
-            let policy = ask(format!("reading NetworkPolicy {namespace}/{POLICY}"), api.get_opt(POLICY)).await?;
-            if policy.is_some_and(|policy| is_intact(&policy)) {
-                policies.stands(namespace).await;
-            }
+            let policy = ask(format!("reading NetworkPolicy {namespace}/{name}"), api.get_opt(&name)).await?;
+            policies.seen(namespace, &profile, || policy.is_some_and(|policy| profile.is_said_by(&policy))).await;
         }
         if has(|kind| matches!(kind, StepKind::Notify(_))) {
             read_channels(client, playbook.reference.kind, namespace, &mut channels).await?;
