@@ -4,12 +4,18 @@
 //! no rule of a tier decides is denied there where one of its policies isolates the pod, and goes on to the next tier else. This one form
 //! holds NetworkPolicy, ClusterNetworkPolicy with its forerunners, Cilium (deny before allow) and Calico (ordered tiers).
 
+mod admin_network_policy;
+mod cluster_network_policy;
 mod network_policy;
+mod tiered;
 
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde::Deserialize as _;
+use serde_json::Value;
+use thiserror::Error;
 
 use crate::labels::Labels;
 use crate::pod::{Direction, Seen};
@@ -21,6 +27,12 @@ use crate::region::Cube;
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2`
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`
+    BaselineAdminNetworkPolicy,
 }
 
 impl PolicyKind {
@@ -29,8 +41,39 @@ impl PolicyKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
+
+    /// The kind of that name in that API group; `None` where such objects have no say over a pod's traffic, as far as is known here.
+    #[must_use]
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
+        match (group, kind) {
+            ("networking.k8s.io", "NetworkPolicy") => Some(Self::NetworkPolicy),
+            ("policy.networking.k8s.io", "ClusterNetworkPolicy") => Some(Self::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io", "AdminNetworkPolicy") => Some(Self::AdminNetworkPolicy),
+            ("policy.networking.k8s.io", "BaselineAdminNetworkPolicy") => Some(Self::BaselineAdminNetworkPolicy),
+            _ => None,
+        }
+    }
+}
+
+/// Why an object is no policy.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PolicyError {
+    /// Objects of its kind have no say over a pod's traffic, as far as is known here.
+    #[error("{kind} of {api_version} is no kind of policy that is known")]
+    UnknownKind {
+        /// Its `apiVersion`.
+        api_version: String,
+        /// Its `kind`.
+        kind: String,
+    },
+    /// It has no name.
+    #[error("a {0} without a name")]
+    NoName(&'static str),
 }
 
 /// Which policy.
@@ -69,6 +112,55 @@ impl Policy {
     pub fn reference(&self) -> &PolicyRef {
         &self.reference
     }
+
+    /// The policy that an object of any known kind is. What can't be read of it is no error: it is doubted where it may matter.
+    pub fn read(object: &Value) -> Result<Self, PolicyError> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (api_version, kind_name) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let Some(kind) = PolicyKind::of(group, &kind_name) else {
+            return Err(PolicyError::UnknownKind { api_version, kind: kind_name });
+        };
+        let metadata = &object["metadata"];
+        let name = metadata["name"].as_str().ok_or(PolicyError::NoName(kind.as_str()))?;
+        let spec = &object["spec"];
+        let policy = match kind {
+            PolicyKind::NetworkPolicy => {
+                NetworkPolicy::deserialize(object).map(|policy| Self::from(&policy)).map_err(|error| error.to_string())
+            }
+            PolicyKind::ClusterNetworkPolicy => cluster_network_policy::read(name, spec),
+            PolicyKind::AdminNetworkPolicy | PolicyKind::BaselineAdminNetworkPolicy => {
+                admin_network_policy::read(kind, name, spec)
+            }
+        };
+        let namespace = metadata["namespace"].as_str().map(str::to_owned);
+        let reference = PolicyRef { kind, namespace, name: name.to_owned() };
+        Ok(policy.unwrap_or_else(|reason| Self::unreadable(reference, &reason)))
+    }
+
+    /// It may choose any pod in its reach, and allow anything before any other policy denies it.
+    fn unreadable(reference: PolicyRef, reason: &str) -> Self {
+        let reason: Arc<str> = Arc::from(format!("it can't be read: {reason}"));
+        let rules = vec![Rule {
+            action: Action::Accept,
+            peers: vec![Cube::anyone()],
+            ports: Ports::all(),
+            doubt: Some(reason.clone()),
+        }];
+        let section = |direction| Section {
+            direction,
+            tier: Tier::Unreadable,
+            order: 0.0,
+            isolates: false,
+            rules: rules.clone(),
+        };
+        let namespace = reference.namespace.as_deref().map_or_else(Labels::any, Labels::namespace);
+        Self {
+            subject: Subject { namespace, doubt: Some(reason.clone()), ..Subject::everyone() },
+            sections: Direction::BOTH.map(section).into(),
+            reference,
+        }
+    }
 }
 
 impl From<&NetworkPolicy> for Policy {
@@ -96,6 +188,10 @@ pub(crate) enum Told {
 }
 
 impl Subject {
+    pub(crate) fn everyone() -> Self {
+        Self { namespace: Labels::any(), pods: vec![Labels::any()], doubt: None }
+    }
+
     pub(crate) fn chooses(&self, pod: &Seen<'_>) -> Told {
         if !self.pods.iter().any(|labels| labels.matches(|key| pod.label(key))) {
             return Told::No;
@@ -122,8 +218,21 @@ pub(crate) struct Section {
 /// In the order in which they are asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
+    /// What can't be read may stand anywhere: first, nothing is denied before it.
+    Unreadable,
+    /// The cluster's administrators, before everybody else.
+    Admin,
     /// NetworkPolicy. All of them together allow what one of them allows.
     NetworkPolicy,
+    /// The cluster's administrators, for what nobody else has decided.
+    Baseline,
+}
+
+impl Tier {
+    /// Whether it is up to the network plugin which of two policies of the same order is asked first.
+    pub(crate) fn leaves_order_open(&self) -> bool {
+        matches!(self, Self::Admin | Self::Baseline)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,6 +121,11 @@ impl Ports {
         !self.named.is_empty()
     }
 
+    /// Every port that one of the names may stand for.
+    pub(crate) fn protocols_of_names(&self) -> Self {
+        self.named.iter().fold(Self::default(), |all, (protocol, _)| all.and(&Self::whole(*protocol)))
+    }
+
     pub(crate) fn contains(&self, protocol: Protocol, port: u16) -> bool {
         self.numbers[protocol as usize].contains(u128::from(port))
     }
