@@ -5,10 +5,13 @@
 //! holds NetworkPolicy, ClusterNetworkPolicy with its forerunners, Cilium (deny before allow) and Calico (ordered tiers).
 
 mod admin_network_policy;
+mod calico;
+mod cilium;
 mod cluster_network_policy;
 mod network_policy;
 mod tiered;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +36,16 @@ pub enum PolicyKind {
     AdminNetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha1`
     BaselineAdminNetworkPolicy,
+    /// `cilium.io/v2`
+    CiliumNetworkPolicy,
+    /// `cilium.io/v2`
+    CiliumClusterwideNetworkPolicy,
+    /// `NetworkPolicy` of `projectcalico.org/v3` or `crd.projectcalico.org/v1`
+    CalicoNetworkPolicy,
+    /// `GlobalNetworkPolicy` of `projectcalico.org/v3` or `crd.projectcalico.org/v1`
+    CalicoGlobalNetworkPolicy,
+    /// `Tier` of `projectcalico.org/v3` or `crd.projectcalico.org/v1`: no policy itself, but it says when policies are asked.
+    CalicoTier,
 }
 
 impl PolicyKind {
@@ -44,6 +57,11 @@ impl PolicyKind {
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::AdminNetworkPolicy => "AdminNetworkPolicy",
             Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+            Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
+            Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
+            Self::CalicoNetworkPolicy => "Calico NetworkPolicy",
+            Self::CalicoGlobalNetworkPolicy => "Calico GlobalNetworkPolicy",
+            Self::CalicoTier => "Calico Tier",
         }
     }
 
@@ -55,6 +73,13 @@ impl PolicyKind {
             ("policy.networking.k8s.io", "ClusterNetworkPolicy") => Some(Self::ClusterNetworkPolicy),
             ("policy.networking.k8s.io", "AdminNetworkPolicy") => Some(Self::AdminNetworkPolicy),
             ("policy.networking.k8s.io", "BaselineAdminNetworkPolicy") => Some(Self::BaselineAdminNetworkPolicy),
+            ("cilium.io", "CiliumNetworkPolicy") => Some(Self::CiliumNetworkPolicy),
+            ("cilium.io", "CiliumClusterwideNetworkPolicy") => Some(Self::CiliumClusterwideNetworkPolicy),
+            ("projectcalico.org" | "crd.projectcalico.org", "NetworkPolicy") => Some(Self::CalicoNetworkPolicy),
+            ("projectcalico.org" | "crd.projectcalico.org", "GlobalNetworkPolicy") => {
+                Some(Self::CalicoGlobalNetworkPolicy)
+            }
+            ("projectcalico.org" | "crd.projectcalico.org", "Tier") => Some(Self::CalicoTier),
             _ => None,
         }
     }
@@ -104,6 +129,15 @@ pub struct Policy {
     pub(crate) reference: PolicyRef,
     pub(crate) subject: Subject,
     pub(crate) sections: Vec<Section>,
+    /// Where it is a tier of Calico's.
+    pub(crate) tier: Option<CalicoTier>,
+}
+
+/// When the policies of a tier are asked, and what becomes of what they don't decide.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct CalicoTier {
+    pub(crate) order: f64,
+    pub(crate) passes: bool,
 }
 
 impl Policy {
@@ -124,6 +158,8 @@ impl Policy {
         let metadata = &object["metadata"];
         let name = metadata["name"].as_str().ok_or(PolicyError::NoName(kind.as_str()))?;
         let spec = &object["spec"];
+        let namespace = metadata["namespace"].as_str().map(str::to_owned);
+        let reference = PolicyRef { kind, namespace, name: name.to_owned() };
         let policy = match kind {
             PolicyKind::NetworkPolicy => {
                 NetworkPolicy::deserialize(object).map(|policy| Self::from(&policy)).map_err(|error| error.to_string())
@@ -132,9 +168,12 @@ impl Policy {
             PolicyKind::AdminNetworkPolicy | PolicyKind::BaselineAdminNetworkPolicy => {
                 admin_network_policy::read(kind, name, spec)
             }
+            PolicyKind::CiliumNetworkPolicy | PolicyKind::CiliumClusterwideNetworkPolicy => {
+                cilium::read(&reference, object)
+            }
+            PolicyKind::CalicoNetworkPolicy | PolicyKind::CalicoGlobalNetworkPolicy => calico::read(&reference, spec),
+            PolicyKind::CalicoTier => calico::read_tier(&reference, spec),
         };
-        let namespace = metadata["namespace"].as_str().map(str::to_owned);
-        let reference = PolicyRef { kind, namespace, name: name.to_owned() };
         Ok(policy.unwrap_or_else(|reason| Self::unreadable(reference, &reason)))
     }
 
@@ -154,11 +193,12 @@ impl Policy {
             isolates: false,
             rules: rules.clone(),
         };
-        let namespace = reference.namespace.as_deref().map_or_else(Labels::any, Labels::namespace);
+        let namespaces = vec![reference.namespace.as_deref().map_or_else(Labels::any, Labels::namespace)];
         Self {
-            subject: Subject { namespace, doubt: Some(reason.clone()), ..Subject::everyone() },
+            subject: Subject { namespaces, doubt: Some(reason.clone()), ..Subject::everyone() },
             sections: Direction::BOTH.map(section).into(),
             reference,
+            tier: None,
         }
     }
 }
@@ -172,7 +212,8 @@ impl From<&NetworkPolicy> for Policy {
 /// The pods that a policy is for. Pods on their node's network never are.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Subject {
-    pub(crate) namespace: Labels,
+    /// Chosen by any of them.
+    pub(crate) namespaces: Vec<Labels>,
     /// Chosen by any of them.
     pub(crate) pods: Vec<Labels>,
     /// Why it may choose fewer than these.
@@ -189,17 +230,23 @@ pub(crate) enum Told {
 
 impl Subject {
     pub(crate) fn everyone() -> Self {
-        Self { namespace: Labels::any(), pods: vec![Labels::any()], doubt: None }
+        Self { namespaces: vec![Labels::any()], pods: vec![Labels::any()], doubt: None }
     }
 
     pub(crate) fn chooses(&self, pod: &Seen<'_>) -> Told {
         if !self.pods.iter().any(|labels| labels.matches(|key| pod.label(key))) {
             return Told::No;
         }
-        match (pod.is_in(&self.namespace), &self.doubt) {
-            (Told::Yes, Some(reason)) => Told::Maybe(reason.clone()),
-            (told, _) => told,
+        let mut told = Told::No;
+        for namespace in &self.namespaces {
+            match (pod.is_in(namespace), &self.doubt) {
+                (Told::Yes, None) => return Told::Yes,
+                (Told::Yes, Some(reason)) => return Told::Maybe(reason.clone()),
+                (Told::Maybe(reason), _) => told = Told::Maybe(reason),
+                (Told::No, _) => {}
+            }
         }
+        told
     }
 }
 
@@ -215,20 +262,40 @@ pub(crate) struct Section {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// In the order in which they are asked.
+/// Rules that are asked together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
     /// What can't be read may stand anywhere: first, nothing is denied before it.
     Unreadable,
+    /// Cilium denies before it allows.
+    CiliumDeny,
     /// The cluster's administrators, before everybody else.
     Admin,
-    /// NetworkPolicy. All of them together allow what one of them allows.
+    /// One of Calico's own, by its name.
+    Calico(Arc<str>),
+    /// NetworkPolicy, what Cilium allows, and Calico's tier `default`. NetworkPolicies and Cilium together allow what one of them allows.
     NetworkPolicy,
     /// The cluster's administrators, for what nobody else has decided.
     Baseline,
 }
 
 impl Tier {
+    /// Its place: the smaller one is asked first. Calico gives its own tiers a number, and these to those that it shares with
+    /// Kubernetes: <https://docs.tigera.io/calico/latest/network-policy/policy-tiers/tiered-policy>. `None`: it isn't known.
+    pub(crate) fn order(&self, calico: &BTreeMap<String, CalicoTier>) -> Option<f64> {
+        match self {
+            Self::Unreadable | Self::CiliumDeny => Some(f64::NEG_INFINITY),
+            Self::Admin => Some(1_000.0),
+            Self::Calico(name) => calico.get(&**name).map(|tier| tier.order),
+            Self::NetworkPolicy => Some(1_000_000.0),
+            Self::Baseline => Some(10_000_000.0),
+        }
+    }
+
+    pub(crate) fn passes(&self, calico: &BTreeMap<String, CalicoTier>) -> bool {
+        matches!(self, Self::Calico(name) if calico.get(&**name).is_some_and(|tier| tier.passes))
+    }
+
     /// Whether it is up to the network plugin which of two policies of the same order is asked first.
     pub(crate) fn leaves_order_open(&self) -> bool {
         matches!(self, Self::Admin | Self::Baseline)

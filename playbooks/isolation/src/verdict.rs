@@ -107,7 +107,7 @@ fn decide(stages: &[Stage<'_>], traffic: &Traffic<'_>) -> Side {
             Outcome::Next => {}
             Outcome::Is(side) => return perhaps.settle(side),
         }
-        chosen |= stage.links().any(|link| link.section.isolates || !link.section.rules.is_empty());
+        chosen |= stage.links().any(|link| link.isolates || !link.section.rules.is_empty());
     }
     perhaps.settle(Side::Allowed(if chosen { Grounds::Undecided } else { Grounds::Unselected }))
 }
@@ -135,7 +135,7 @@ fn decide_stage(stage: &Stage<'_>, traffic: &Traffic<'_>, perhaps: &mut Perhaps)
             Action::Pass => return Outcome::Next,
         }
     }
-    for link in stage.links().filter(|link| link.section.isolates) {
+    for link in stage.links().filter(|link| link.isolates) {
         match &link.doubt {
             None => return Outcome::Is(Side::Denied(link.policy.reference.clone())),
             Some(reason) => perhaps.add(Action::Deny, reason),

@@ -8,7 +8,7 @@ use crate::exposure::{Doubt, Exposure, Grounds, Path, by_ports};
 use crate::pod::{Direction, Seen};
 use crate::policy::{Action, PolicyRef, Rule};
 use crate::ports::{NamedPort, Ports};
-use crate::region::Block;
+use crate::region::{Block, Cube};
 
 /// A rest in more pieces than this isn't cut any further: it is then told too large, and doubted, rather than computed for long.
 const PIECES: usize = 512;
@@ -29,8 +29,7 @@ pub(crate) fn walk(stages: &[Stage<'_>], pod: &Seen<'_>, direction: Direction, e
             return;
         }
     }
-    let chosen =
-        stages.iter().flat_map(Stage::links).any(|link| link.section.isolates || !link.section.rules.is_empty());
+    let chosen = stages.iter().flat_map(Stage::links).any(|link| link.isolates || !link.section.rules.is_empty());
     let by = if chosen { Grounds::Undecided } else { Grounds::Unselected };
     walk.fall_through(&by);
 }
@@ -38,8 +37,27 @@ pub(crate) fn walk(stages: &[Stage<'_>], pod: &Seen<'_>, direction: Direction, e
 #[derive(Default)]
 struct Effects {
     accepted: Vec<Block>,
+    /// Accepted by a name that may stand for a port that was denied before.
+    vague: Vec<Block>,
     denied: Vec<Block>,
     passed: Vec<Block>,
+}
+
+/// What of the rest the peers and ports are; apart from it, what they may be by a name of a port.
+fn hits(rest: &[Block], cubes: &[Cube], ports: &Ports) -> (Vec<Block>, Vec<Block>) {
+    let (mut plain, mut vague) = (Vec::new(), Vec::new());
+    for cube in cubes {
+        for block in rest {
+            let Some(Block { cube, ports }) = block.intersection(cube, ports) else { continue };
+            let (sure, unsure) = ports.split_vague(&block.ports);
+            for (blocks, ports) in [(&mut plain, sure), (&mut vague, unsure)] {
+                if !ports.is_empty() {
+                    blocks.push(Block { cube: cube.clone(), ports });
+                }
+            }
+        }
+    }
+    (plain, vague)
 }
 
 fn common(blocks: &[Block], others: &[&Block]) -> Vec<Block> {
@@ -78,7 +96,7 @@ impl Walk<'_> {
                 }
             }
         }
-        let isolating = stage.links().filter(|link| link.section.isolates);
+        let isolating = stage.links().filter(|link| link.isolates);
         let mut isolated = false;
         for link in isolating {
             match &link.doubt {
@@ -107,8 +125,10 @@ impl Walk<'_> {
             let reason = Arc::from(
                 "another policy of the same priority decides otherwise, and which of them is asked first is not said",
             );
-            let Effects { accepted, passed: mine, .. } = &effects[at];
-            self.open(without(accepted.clone(), &stopped), &Grounds::Policy(link.policy.reference.clone()));
+            let Effects { accepted, vague, passed: mine, .. } = &effects[at];
+            let by = Grounds::Policy(link.policy.reference.clone());
+            self.open(without(accepted.clone(), &stopped), &by);
+            self.open_as(vague.clone(), &by, false);
             self.tell(Some(link.policy.reference.clone()), &reason, common(accepted, &stopped));
             self.doubt(link, &reason, common(mine, &denied));
             passed.extend(mine.iter().cloned());
@@ -131,14 +151,17 @@ impl Walk<'_> {
                 let unsure = self.matching(rule, &ports.protocols_of_names());
                 self.shaky.extend(unsure);
             }
-            let cubes: Vec<_> = rule.peers.iter().flatten().collect();
-            let hits = cubes.iter().flat_map(|cube| rest.iter().filter_map(|block| block.intersection(cube, &ports)));
+            let cubes: Vec<_> = rule.peers.iter().flatten().cloned().collect();
+            let (blocks, vague) = hits(&rest, &cubes, &ports);
             match rule.action {
-                Action::Accept => effects.accepted.extend(hits),
-                Action::Deny => effects.denied.extend(hits),
-                Action::Pass => effects.passed.extend(hits),
+                Action::Accept => {
+                    effects.accepted.extend(blocks);
+                    effects.vague.extend(vague);
+                }
+                Action::Deny => effects.denied.extend(blocks.into_iter().chain(vague)),
+                Action::Pass => effects.passed.extend(blocks.into_iter().chain(vague)),
             }
-            for cube in cubes {
+            for cube in &cubes {
                 rest = rest.iter().flat_map(|block| block.difference(cube, &ports)).collect();
             }
         }
@@ -179,10 +202,11 @@ impl Walk<'_> {
     }
 
     fn accept(&mut self, link: &Link<'_>, rule: &Rule, ports: &Ports) {
+        let by = Grounds::Policy(link.policy.reference.clone());
         for peer in &rule.peers {
-            let blocks = peer.iter().flat_map(|cube| self.rest.iter().filter_map(|b| b.intersection(cube, ports)));
-            let blocks: Vec<_> = blocks.collect();
-            self.open(blocks, &Grounds::Policy(link.policy.reference.clone()));
+            let (blocks, vague) = hits(&self.rest, peer, ports);
+            self.open(blocks, &by);
+            self.open_as(vague, &by, false);
         }
     }
 
@@ -231,13 +255,16 @@ impl Walk<'_> {
     fn open(&mut self, blocks: Vec<Block>, by: &Grounds) {
         let shaky: Vec<_> = self.shaky.iter().collect();
         let uncertain = common(&blocks, &shaky);
-        for (blocks, certain) in [(without(blocks, &shaky), true), (uncertain, false)] {
-            for (peer, ports) in by_ports(blocks) {
-                let path = Path { direction: self.direction, peer, ports, by: by.clone(), certain };
-                // Rules and policies repeat each other; a path is told once by each policy.
-                if !self.exposure.paths.contains(&path) {
-                    self.exposure.paths.push(path);
-                }
+        self.open_as(without(blocks, &shaky), by, true);
+        self.open_as(uncertain, by, false);
+    }
+
+    fn open_as(&mut self, blocks: Vec<Block>, by: &Grounds, certain: bool) {
+        for (peer, ports) in by_ports(blocks) {
+            let path = Path { direction: self.direction, peer, ports, by: by.clone(), certain };
+            // Rules and policies repeat each other; a path is told once by each policy.
+            if !self.exposure.paths.contains(&path) {
+                self.exposure.paths.push(path);
             }
         }
     }

@@ -63,7 +63,7 @@ pub(super) struct TieredRule {
 impl Tiered {
     pub(super) fn policy(self) -> Policy {
         let subject = match self.subject.labels() {
-            Ok((namespace, pods)) => Subject { namespace, pods: vec![pods], doubt: None },
+            Ok((namespace, pods)) => Subject { namespaces: vec![namespace], pods: vec![pods], doubt: None },
             Err(reason) => Subject { doubt: Some(Arc::from(reason)), ..Subject::everyone() },
         };
         let section = |direction, rules: &[TieredRule]| Section {
@@ -76,6 +76,7 @@ impl Tiered {
         Policy {
             reference: PolicyRef { kind: self.kind, namespace: None, name: self.name.clone() },
             subject,
+            tier: None,
             sections: vec![section(Direction::Ingress, &self.ingress), section(Direction::Egress, &self.egress)],
         }
     }

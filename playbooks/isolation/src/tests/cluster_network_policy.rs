@@ -179,8 +179,11 @@ fn a_deny_that_can_not_be_told_takes_no_path_away() {
     let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": egress});
     model.upsert_policy(read("v1alpha2", "ClusterNetworkPolicy", "p", &spec));
     let exposure = model.exposure(&db).expect("a pod");
-    assert!(
-        exposure.paths.iter().any(|path| path.direction == Direction::Egress && path.peer.is_anyone() && !path.certain)
+    let out: Vec<_> = lines(&exposure).into_iter().filter(|line| line.starts_with("out to nodes")).collect();
+    assert_eq!(
+        out,
+        ["out to nodes of the cluster on any port: no policy that chooses the pod decides about it \
+          (unless a rule that can't be told denies it)"]
     );
 }
 
