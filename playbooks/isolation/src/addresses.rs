@@ -91,6 +91,11 @@ impl Addresses {
     }
 }
 
+/// A block, or one address for itself, as Cilium and Calico take it, too.
+pub(crate) fn net(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
 /// As a policy would say it: `10.0.0.0/8 except 10.1.0.0/16`, or as blocks where that is shorter.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

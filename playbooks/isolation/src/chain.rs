@@ -1,16 +1,19 @@
 //! The policies that a pod has to do with, in the order in which they are asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::pod::{Direction, Seen};
-use crate::policy::{Policy, Section, Tier, Told};
+use crate::policy::{CalicoTier, Policy, Section, Tier, Told};
 
 /// A section of a policy that chooses the pod, or may.
 #[derive(Clone, Debug)]
 pub(crate) struct Link<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) section: &'a Section,
-    /// Why the policy may not choose the pod.
+    /// Whether the pod is denied what no rule of the tier decides.
+    pub(crate) isolates: bool,
+    /// Why the policy may not choose the pod, or may be asked at another place.
     pub(crate) doubt: Option<Arc<str>>,
 }
 
@@ -31,6 +34,7 @@ impl Stage<'_> {
 /// The tiers that have something to say about a pod, first to last.
 pub(crate) fn stages<'a>(
     policies: impl Iterator<Item = &'a Policy>,
+    tiers: &BTreeMap<String, CalicoTier>,
     pod: &Seen<'_>,
     direction: Direction,
 ) -> Vec<Stage<'a>> {
@@ -41,16 +45,23 @@ pub(crate) fn stages<'a>(
             Told::Maybe(reason) => Some(reason),
             Told::Yes => None,
         };
-        let sections = policy.sections.iter().filter(|section| section.direction == direction);
-        links.extend(sections.map(|section| Link { policy, section, doubt: doubt.clone() }));
+        for section in policy.sections.iter().filter(|section| section.direction == direction) {
+            let place = section.tier.order(tiers);
+            let lost = || Arc::from("the tier that it stands in isn't known");
+            let doubt = doubt.clone().or_else(|| place.is_none().then(lost));
+            let isolates = section.isolates && !section.tier.passes(tiers);
+            links.push((place.unwrap_or(f64::NEG_INFINITY), Link { policy, section, isolates, doubt }));
+        }
     }
-    links.sort_by(|a, b| {
-        let place = |link: &Link<'a>| (&link.section.tier, link.section.order);
-        let ((tier, order), (other_tier, other_order)) = (place(a), place(b));
-        tier.cmp(other_tier)
-            .then(order.total_cmp(&other_order))
+    links.sort_by(|(place, a), (other, b)| {
+        place
+            .total_cmp(other)
+            .then_with(|| a.section.tier.cmp(&b.section.tier))
+            .then(a.section.order.total_cmp(&b.section.order))
+            .then_with(|| a.policy.reference.name.cmp(&b.policy.reference.name))
             .then_with(|| a.policy.reference.cmp(&b.policy.reference))
     });
+    let links = links.into_iter().map(|(_, link)| link);
     let mut stages: Vec<Stage<'a>> = Vec::new();
     for link in links {
         match stages.last_mut() {

@@ -8,7 +8,7 @@ use crate::peer::Peer;
 use crate::pod::Direction;
 use crate::policy::PolicyRef;
 use crate::ports::Ports;
-use crate::region::{Block, Cube};
+use crate::region::{Block, Cube, Who};
 
 /// How many lines [`Exposure::lines`] lists.
 pub const LISTED: usize = 64;
@@ -192,9 +192,26 @@ pub(crate) fn by_ports(blocks: Vec<Block>) -> Vec<(Peer, Ports)> {
     let mut groups: Vec<(Vec<Cube>, Ports)> = Vec::new();
     for Block { cube, ports } in blocks {
         match groups.iter_mut().find(|(_, group)| *group == ports) {
-            Some((cubes, _)) => cubes.push(cube),
+            Some((cubes, _)) => add(cubes, cube),
             None => groups.push((vec![cube], ports)),
         }
     }
     groups.into_iter().map(|(cubes, ports)| (Peer(cubes), ports)).collect()
+}
+
+/// What cutting has taken apart comes together again where it is the same sort of peers, or at the same addresses.
+fn add(cubes: &mut Vec<Cube>, cube: Cube) {
+    for before in cubes.iter_mut() {
+        if before.who == cube.who {
+            before.addresses = before.addresses.union(&cube.addresses);
+            return;
+        }
+        if let (Who::Others(kinds), Who::Others(other)) = (&mut before.who, &cube.who)
+            && before.addresses == cube.addresses
+        {
+            *kinds = kinds.and(*other);
+            return;
+        }
+    }
+    cubes.push(cube);
 }

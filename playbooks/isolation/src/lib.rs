@@ -30,6 +30,6 @@ pub use exposure::{Doubt, Exposure, Grounds, LISTED, Listed, Path, State};
 pub use model::Model;
 pub use peer::Peer;
 pub use pod::{Direction, Endpoint, Pod, PodRef};
-pub use policy::{Policy, PolicyKind, PolicyRef};
+pub use policy::{Policy, PolicyError, PolicyKind, PolicyRef};
 pub use ports::{NamedPort, Ports, Protocol};
 pub use verdict::Verdict;

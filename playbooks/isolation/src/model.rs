@@ -8,7 +8,7 @@ use crate::chain::stages;
 use crate::exposure::{Exposure, Grounds, LISTED, Listed};
 use crate::peer::Peer;
 use crate::pod::{Direction, Endpoint, Pod, PodRef, Seen};
-use crate::policy::{Policy, PolicyRef, Told};
+use crate::policy::{CalicoTier, Policy, PolicyKind, PolicyRef, Told};
 use crate::ports::Protocol;
 use crate::region::{Cube, Who};
 use crate::verdict::{Other, Side, Traffic, Verdict, side};
@@ -33,6 +33,7 @@ pub struct Model {
 struct Policies {
     by_namespace: HashMap<String, BTreeMap<PolicyRef, Policy>>,
     of_cluster: BTreeMap<PolicyRef, Policy>,
+    tiers: BTreeMap<String, CalicoTier>,
 }
 
 impl Policies {
@@ -41,6 +42,12 @@ impl Policies {
     }
 
     fn replace(&mut self, reference: &PolicyRef, policy: Option<Policy>) -> Option<Policy> {
+        if reference.kind == PolicyKind::CalicoTier {
+            match policy.as_ref().and_then(|policy| policy.tier) {
+                Some(tier) => self.tiers.insert(reference.name.clone(), tier),
+                None => self.tiers.remove(&reference.name),
+            };
+        }
         let kept = match &reference.namespace {
             Some(namespace) => self.by_namespace.entry(namespace.clone()).or_default(),
             None => &mut self.of_cluster,
@@ -180,7 +187,7 @@ impl Model {
     fn exposure_of(&self, pod: &Seen<'_>, extra: &[Policy]) -> Exposure {
         let mut exposure = Exposure::default();
         for direction in Direction::BOTH {
-            let stages = stages(self.policies_over(pod.namespace, extra), pod, direction);
+            let stages = stages(self.policies_over(pod.namespace, extra), &self.policies.tiers, pod, direction);
             walk(&stages, pod, direction, &mut exposure);
         }
         exposure
@@ -317,7 +324,7 @@ impl Model {
     fn side(&self, end: &End<'_>, direction: Direction, traffic: &Traffic<'_>) -> Side {
         let Some(pod) = end.pod else { return Side::Allowed(Grounds::NotAPod) };
         let seen = self.seen(pod);
-        side(&stages(self.policies_over(&pod.namespace, &[]), &seen, direction), &seen, traffic)
+        side(&stages(self.policies_over(&pod.namespace, &[]), &self.policies.tiers, &seen, direction), &seen, traffic)
     }
 }
 

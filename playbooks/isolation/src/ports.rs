@@ -121,6 +121,20 @@ impl Ports {
         !self.named.is_empty()
     }
 
+    /// These ports without the names that may stand for a number that is missing in `left`, and those names alone.
+    pub(crate) fn split_vague(self, left: &Self) -> (Self, Self) {
+        let whole = Ranges::new(FIRST, LAST);
+        let is_plain =
+            |port: &(Protocol, Arc<str>)| left.numbers[port.0 as usize] == whole || left.named.contains(port);
+        let (plain, vague) = self.named.iter().cloned().partition(is_plain);
+        (Self { named: plain, ..self }, Self { named: vague, ..Self::default() })
+    }
+
+    /// Every port that one of the names may stand for.
+    pub(crate) fn protocols_of_names(&self) -> Self {
+        self.named.iter().fold(Self::default(), |all, (protocol, _)| all.and(&Self::whole(*protocol)))
+    }
+
     pub(crate) fn contains(&self, protocol: Protocol, port: u16) -> bool {
         self.numbers[protocol as usize].contains(u128::from(port))
     }

@@ -107,7 +107,7 @@ fn decide(stages: &[Stage<'_>], traffic: &Traffic<'_>) -> Side {
             Outcome::Next => {}
             Outcome::Is(side) => return perhaps.settle(side),
         }
-        chosen |= stage.links().any(|link| link.section.isolates || !link.section.rules.is_empty());
+        chosen |= stage.links().any(|link| link.isolates || !link.section.rules.is_empty());
     }
     perhaps.settle(Side::Allowed(if chosen { Grounds::Undecided } else { Grounds::Unselected }))
 }
@@ -118,15 +118,24 @@ enum Outcome {
 }
 
 fn decide_stage(stage: &Stage<'_>, traffic: &Traffic<'_>, perhaps: &mut Perhaps) -> Outcome {
-    for link in stage.links() {
-        match first_match(link, traffic, perhaps) {
-            Some(Action::Accept) => return Outcome::Is(Side::Allowed(Grounds::Policy(link.policy.reference.clone()))),
-            Some(Action::Deny) => return Outcome::Is(Side::Denied(link.policy.reference.clone())),
-            Some(Action::Pass) => return Outcome::Next,
-            None => {}
+    for rank in &stage.ranks {
+        let mut said = rank.iter().filter_map(|link| Some((first_match(link, traffic, perhaps)?, link)));
+        let Some((action, link)) = said.next() else { continue };
+        if stage.tier.leaves_order_open()
+            && let Some((_, other)) = said.find(|(other, _)| *other != action)
+        {
+            let (one, other) = (&link.policy.reference, &other.policy.reference);
+            return Outcome::Is(Side::Unknown(Arc::from(format!(
+                "{one} and {other} have the same priority, and which of them is asked first is not said"
+            ))));
+        }
+        match action {
+            Action::Accept => return Outcome::Is(Side::Allowed(Grounds::Policy(link.policy.reference.clone()))),
+            Action::Deny => return Outcome::Is(Side::Denied(link.policy.reference.clone())),
+            Action::Pass => return Outcome::Next,
         }
     }
-    for link in stage.links().filter(|link| link.section.isolates) {
+    for link in stage.links().filter(|link| link.isolates) {
         match &link.doubt {
             None => return Outcome::Is(Side::Denied(link.policy.reference.clone())),
             Some(reason) => perhaps.add(Action::Deny, reason),

@@ -1,13 +1,14 @@
 //! The way through the tiers with everything that could be at the other end at once.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::chain::{Link, Stage};
+use crate::chain::{Link, Rank, Stage};
 use crate::exposure::{Doubt, Exposure, Grounds, Path, by_ports};
 use crate::pod::{Direction, Seen};
 use crate::policy::{Action, PolicyRef, Rule};
 use crate::ports::{NamedPort, Ports};
-use crate::region::Block;
+use crate::region::{Block, Cube};
 
 /// A rest in more pieces than this isn't cut any further: it is then told too large, and doubted, rather than computed for long.
 const PIECES: usize = 512;
@@ -17,7 +18,7 @@ pub(crate) fn walk(stages: &[Stage<'_>], pod: &Seen<'_>, direction: Direction, e
     if pod.ended {
         return;
     }
-    let mut walk = Walk { direction, ports: pod.ports, rest: Block::everything(), certain: true, exposure };
+    let mut walk = Walk { direction, ports: pod.ports, rest: Block::everything(), shaky: Vec::new(), exposure };
     if pod.host_network {
         walk.fall_through(&Grounds::HostNetwork);
         return;
@@ -28,10 +29,46 @@ pub(crate) fn walk(stages: &[Stage<'_>], pod: &Seen<'_>, direction: Direction, e
             return;
         }
     }
-    let chosen =
-        stages.iter().flat_map(Stage::links).any(|link| link.section.isolates || !link.section.rules.is_empty());
+    let chosen = stages.iter().flat_map(Stage::links).any(|link| link.isolates || !link.section.rules.is_empty());
     let by = if chosen { Grounds::Undecided } else { Grounds::Unselected };
     walk.fall_through(&by);
+}
+
+#[derive(Default)]
+struct Effects {
+    accepted: Vec<Block>,
+    /// Accepted by a name that may stand for a port that was denied before.
+    vague: Vec<Block>,
+    denied: Vec<Block>,
+    passed: Vec<Block>,
+}
+
+/// What of the rest the peers and ports are; apart from it, what they may be by a name of a port.
+fn hits(rest: &[Block], cubes: &[Cube], ports: &Ports) -> (Vec<Block>, Vec<Block>) {
+    let (mut plain, mut vague) = (Vec::new(), Vec::new());
+    for cube in cubes {
+        for block in rest {
+            let Some(Block { cube, ports }) = block.intersection(cube, ports) else { continue };
+            let (sure, unsure) = ports.split_vague(&block.ports);
+            for (blocks, ports) in [(&mut plain, sure), (&mut vague, unsure)] {
+                if !ports.is_empty() {
+                    blocks.push(Block { cube: cube.clone(), ports });
+                }
+            }
+        }
+    }
+    (plain, vague)
+}
+
+fn common(blocks: &[Block], others: &[&Block]) -> Vec<Block> {
+    let pairs = blocks.iter().flat_map(|block| others.iter().map(move |other| (block, other)));
+    pairs.filter_map(|(block, other)| block.intersection(&other.cube, &other.ports)).collect()
+}
+
+fn without(blocks: Vec<Block>, others: &[&Block]) -> Vec<Block> {
+    others
+        .iter()
+        .fold(blocks, |rest, other| rest.iter().flat_map(|block| block.difference(&other.cube, &other.ports)).collect())
 }
 
 struct Walk<'a> {
@@ -40,20 +77,26 @@ struct Walk<'a> {
     ports: &'a [NamedPort],
     /// What no rule has denied so far. What a rule accepts stays in: it is told once more where another rule accepts it, too.
     rest: Vec<Block>,
-    /// Whether everything asked so far could be told.
-    certain: bool,
+    /// What a rule that can't be told may have denied, or left to another tier.
+    shaky: Vec<Block>,
     exposure: &'a mut Exposure,
 }
 
 impl Walk<'_> {
     fn stage(&mut self, stage: &Stage<'_>) {
         let mut passed = Vec::new();
-        for link in stage.links() {
-            for rule in &link.section.rules {
-                self.rule(link, rule, &mut passed);
+        for rank in &stage.ranks {
+            if rank.len() > 1 && stage.tier.leaves_order_open() {
+                self.level(rank, &mut passed);
+                continue;
+            }
+            for link in rank {
+                for rule in &link.section.rules {
+                    self.rule(link, rule, &mut passed);
+                }
             }
         }
-        let isolating = stage.links().filter(|link| link.section.isolates);
+        let isolating = stage.links().filter(|link| link.isolates);
         let mut isolated = false;
         for link in isolating {
             match &link.doubt {
@@ -71,11 +114,69 @@ impl Walk<'_> {
         }
     }
 
+    /// Policies of which any may be asked first: what one accepts and another doesn't can't be told.
+    fn level(&mut self, rank: &Rank<'_>, passed: &mut Vec<Block>) {
+        let start = self.rest.clone();
+        let effects: Vec<_> = rank.iter().map(|link| self.effects(link, passed)).collect();
+        for (at, link) in rank.iter().enumerate() {
+            let others = || effects.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, effects)| effects);
+            let stopped: Vec<_> = others().flat_map(|other| other.denied.iter().chain(&other.passed)).collect();
+            let denied: Vec<_> = others().flat_map(|other| &other.denied).collect();
+            let reason = Arc::from(
+                "another policy of the same priority decides otherwise, and which of them is asked first is not said",
+            );
+            let Effects { accepted, vague, passed: mine, .. } = &effects[at];
+            let by = Grounds::Policy(link.policy.reference.clone());
+            self.open(without(accepted.clone(), &stopped), &by);
+            self.open_as(vague.clone(), &by, false);
+            self.tell(Some(link.policy.reference.clone()), &reason, common(accepted, &stopped));
+            self.doubt(link, &reason, common(mine, &denied));
+            passed.extend(mine.iter().cloned());
+        }
+        let gone: Vec<_> = effects.iter().flat_map(|each| each.denied.iter().chain(&each.passed)).collect();
+        self.rest = without(start, &gone);
+    }
+
+    /// What a policy alone would do with the rest.
+    fn effects(&mut self, link: &Link<'_>, passed: &mut Vec<Block>) -> Effects {
+        let mut effects = Effects::default();
+        let mut rest = self.rest.clone();
+        for rule in &link.section.rules {
+            if rule.doubt.is_some() || link.doubt.is_some() {
+                self.rule(link, rule, passed);
+                continue;
+            }
+            let ports = self.resolved(rule);
+            if rule.action != Action::Accept && ports.has_names() {
+                let unsure = self.matching(rule, &ports.protocols_of_names());
+                self.shaky.extend(unsure);
+            }
+            let cubes: Vec<_> = rule.peers.iter().flatten().cloned().collect();
+            let (blocks, vague) = hits(&rest, &cubes, &ports);
+            match rule.action {
+                Action::Accept => {
+                    effects.accepted.extend(blocks);
+                    effects.vague.extend(vague);
+                }
+                Action::Deny => effects.denied.extend(blocks.into_iter().chain(vague)),
+                Action::Pass => effects.passed.extend(blocks.into_iter().chain(vague)),
+            }
+            for cube in &cubes {
+                rest = rest.iter().flat_map(|block| block.difference(cube, &ports)).collect();
+            }
+        }
+        effects
+    }
+
+    fn resolved<'r>(&self, rule: &'r Rule) -> Cow<'r, Ports> {
+        match self.direction {
+            Direction::Ingress if rule.ports.has_names() => Cow::Owned(rule.ports.on_pod(self.ports)),
+            _ => Cow::Borrowed(&rule.ports),
+        }
+    }
+
     fn rule(&mut self, link: &Link<'_>, rule: &Rule, passed: &mut Vec<Block>) {
-        let ports = match self.direction {
-            Direction::Ingress if rule.ports.has_names() => &rule.ports.on_pod(self.ports),
-            _ => &rule.ports,
-        };
+        let ports = &self.resolved(rule);
         match (rule.action, rule.doubt.as_ref().or(link.doubt.as_ref())) {
             (Action::Accept, None) => self.accept(link, rule, ports),
             (Action::Deny, None) => self.cut(link, rule, ports),
@@ -101,14 +202,21 @@ impl Walk<'_> {
     }
 
     fn accept(&mut self, link: &Link<'_>, rule: &Rule, ports: &Ports) {
+        let by = Grounds::Policy(link.policy.reference.clone());
         for peer in &rule.peers {
-            let blocks = peer.iter().flat_map(|cube| self.rest.iter().filter_map(|b| b.intersection(cube, ports)));
-            let blocks: Vec<_> = blocks.collect();
-            self.open(blocks, &Grounds::Policy(link.policy.reference.clone()));
+            let (blocks, vague) = hits(&self.rest, peer, ports);
+            self.open(blocks, &by);
+            self.open_as(vague, &by, false);
         }
     }
 
     fn cut(&mut self, link: &Link<'_>, rule: &Rule, ports: &Ports) {
+        if ports.has_names() {
+            // Which numbers they are differs from peer to peer: the path stays, and isn't certain.
+            let unsure = ports.protocols_of_names();
+            let blocks = self.matching(rule, &unsure);
+            self.shaky.extend(blocks);
+        }
         for cube in rule.peers.iter().flatten() {
             let rest: Vec<_> = self.rest.iter().flat_map(|block| block.difference(cube, ports)).collect();
             if rest.len() > PIECES {
@@ -129,12 +237,10 @@ impl Walk<'_> {
         }
     }
 
-    /// From here on nothing is certain.
+    /// From here on this much isn't certain any more.
     fn doubt(&mut self, link: &Link<'_>, reason: &Arc<str>, blocks: Vec<Block>) {
-        if !blocks.is_empty() {
-            self.tell(Some(link.policy.reference.clone()), reason, blocks);
-            self.certain = false;
-        }
+        self.shaky.extend(blocks.iter().cloned());
+        self.tell(Some(link.policy.reference.clone()), reason, blocks);
     }
 
     fn tell(&mut self, by: Option<PolicyRef>, reason: &Arc<str>, blocks: Vec<Block>) {
@@ -147,8 +253,15 @@ impl Walk<'_> {
     }
 
     fn open(&mut self, blocks: Vec<Block>, by: &Grounds) {
+        let shaky: Vec<_> = self.shaky.iter().collect();
+        let uncertain = common(&blocks, &shaky);
+        self.open_as(without(blocks, &shaky), by, true);
+        self.open_as(uncertain, by, false);
+    }
+
+    fn open_as(&mut self, blocks: Vec<Block>, by: &Grounds, certain: bool) {
         for (peer, ports) in by_ports(blocks) {
-            let path = Path { direction: self.direction, peer, ports, by: by.clone(), certain: self.certain };
+            let path = Path { direction: self.direction, peer, ports, by: by.clone(), certain };
             // Rules and policies repeat each other; a path is told once by each policy.
             if !self.exposure.paths.contains(&path) {
                 self.exposure.paths.push(path);

@@ -48,8 +48,9 @@ pub(super) fn read(policy: &NetworkPolicy) -> Policy {
         sections.push(section(Direction::Egress, rules.collect()));
     }
     Policy {
-        subject: Subject { namespace: Labels::namespace(&namespace), pods: vec![pods], doubt },
+        subject: Subject { namespaces: vec![Labels::namespace(&namespace)], pods: vec![pods], doubt },
         sections,
+        tier: None,
         reference: PolicyRef {
             kind: PolicyKind::NetworkPolicy,
             name: policy.metadata.name.clone().unwrap_or_default(),

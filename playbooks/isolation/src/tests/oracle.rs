@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::support::{Cluster, NAMESPACE_KEYS, POD_KEYS, PORTS, cluster, strangers};
 use crate::{Direction, Endpoint, Pod, Protocol, Verdict};
 
-const CLUSTERS: usize = 2500;
+const CLUSTERS: usize = 2000;
 const SOURCES: [(&str, &str); 3] = [
     ("go.mod", include_str!("../../tests/oracle/go.mod")),
     ("go.sum", include_str!("../../tests/oracle/go.sum")),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use crate::{Exposure, Model, NamedPort, Pod, PodRef, Protocol};
+use crate::{Exposure, Model, NamedPort, Pod, PodRef, Policy, Protocol};
 
 pub(super) fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -54,7 +54,7 @@ pub(super) fn lines(exposure: &Exposure) -> Vec<String> {
 pub(super) struct Cluster {
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) pods: Vec<Pod>,
-    /// NetworkPolicies, by namespace and name.
+    /// As the API has them.
     pub(super) policies: Vec<Value>,
 }
 
@@ -68,14 +68,20 @@ impl Cluster {
             model.upsert_pod(pod.clone());
         }
         for policy in &self.policies {
-            model.upsert_policy(&network_policy(policy));
+            model.upsert_policy(read(policy));
         }
         model
     }
 }
 
-pub(super) fn network_policy(object: &Value) -> NetworkPolicy {
-    serde_json::from_value(object.clone()).expect("a NetworkPolicy")
+pub(super) fn read(object: &Value) -> Policy {
+    Policy::read(object).expect("a policy")
+}
+
+/// What no two policies have in common.
+pub(super) fn place(policy: &Value) -> (String, String, String) {
+    let metadata = &policy["metadata"];
+    (policy["kind"].to_string(), metadata["namespace"].to_string(), metadata["name"].to_string())
 }
 
 const VALUES: [&str; 3] = ["x", "y", "z"];
@@ -174,7 +180,12 @@ pub(super) fn some_policy() -> impl Strategy<Value = Value> {
                     spec[key] = value;
                 }
             }
-            json!({"metadata": {"namespace": namespace, "name": format!("policy-{number}")}, "spec": spec})
+            json!({
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"namespace": namespace, "name": format!("policy-{number}")},
+                "spec": spec,
+            })
         },
     )
 }
@@ -199,6 +210,67 @@ pub(super) fn some_pod(number: u8) -> impl Strategy<Value = Pod> {
             addresses: vec![address],
             ..pod(NAMESPACES[usize::from(number) % 3], &format!("pod-{number}"), &[])
         }
+    })
+}
+
+fn tiered_rules(side: &'static str) -> impl Strategy<Value = Value> {
+    let pods = (selector(POD_KEYS), selector(NAMESPACE_KEYS))
+        .prop_map(|(pods, namespaces)| json!({"pods": {"podSelector": pods, "namespaceSelector": namespaces}}));
+    let namespaces = selector(NAMESPACE_KEYS).prop_map(|namespaces| json!({"namespaces": namespaces}));
+    let networks =
+        (0..4_u8, 8..32_u8).prop_map(|(second, prefix)| json!({"networks": [format!("10.{second}.0.0/{prefix}")]}));
+    let peer = if side == "from" {
+        prop_oneof![pods, namespaces].boxed()
+    } else {
+        prop_oneof![2 => pods, 2 => namespaces, 1 => networks, 1 => Just(json!({"networks": ["0.0.0.0/0", "::/0"]}))]
+            .boxed()
+    };
+    let port = prop_oneof![
+        select(PORTS.as_slice()).prop_map(|port| json!({"tcp": {"destinationPort": {"number": port}}})),
+        (40..60_u16, 60..90_u16)
+            .prop_map(|(start, end)| json!({"udp": {"destinationPort": {"range": {"start": start, "end": end}}}})),
+        select(["web", "dns"].as_slice()).prop_map(|name| json!({"destinationNamedPort": name})),
+    ];
+    let action = select(["Accept", "Deny", "Pass"].as_slice());
+    let ports = proptest::option::of(prop::collection::vec(port, 1..3));
+    let rule = (action, prop::collection::vec(peer, 1..3), ports).prop_map(move |(action, peers, ports)| {
+        let mut rule = json!({"action": action, side: peers});
+        if let Some(ports) = ports {
+            rule["protocols"] = json!(ports);
+        }
+        rule
+    });
+    prop::collection::vec(rule, 0..4).prop_map(Value::from)
+}
+
+/// With priorities that meet now and then.
+pub(super) fn some_cluster_policy() -> impl Strategy<Value = Value> {
+    let tier = select(["Admin", "Baseline"].as_slice());
+    let subject = prop_oneof![
+        selector(NAMESPACE_KEYS).prop_map(|namespaces| json!({"namespaces": namespaces})),
+        selector(POD_KEYS).prop_map(|pods| json!({"pods": {"podSelector": pods, "namespaceSelector": {}}})),
+    ];
+    (tier, 0..4, 0..6, subject, tiered_rules("from"), tiered_rules("to")).prop_map(
+        |(tier, number, priority, subject, ingress, egress)| {
+            let spec =
+                json!({"tier": tier, "priority": priority, "subject": subject, "ingress": ingress, "egress": egress});
+            json!({
+                "apiVersion": "policy.networking.k8s.io/v1alpha2",
+                "kind": "ClusterNetworkPolicy",
+                "metadata": {"name": format!("cluster-{number}")},
+                "spec": spec,
+            })
+        },
+    )
+}
+
+/// With policies of the kinds whose order is known for sure, and of the cluster.
+pub(super) fn tiered_cluster() -> impl Strategy<Value = Cluster> {
+    (cluster(), prop::collection::vec(some_cluster_policy(), 0..4)).prop_map(|(mut cluster, policies)| {
+        cluster.policies.extend(policies);
+        cluster.policies.sort_by_key(place);
+        cluster.policies.dedup_by_key(|policy| place(policy));
+        cluster
     })
 }
 
