@@ -1,0 +1,57 @@
+//! What should come of each pair.
+
+use super::matrix::Pair;
+use super::world;
+use crate::node::Plugin;
+
+/// What stands when the pairs are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Situation {
+    /// No policy.
+    Open,
+    /// A policy that denies the victim everything, beside one that allows the web's pods everything.
+    DenyBesideAllow,
+    /// Quell's quarantine of the victim, beside a policy that allows the web's pods everything.
+    Quarantined,
+    /// The same, and a policy that allows everything to whatever pod is in the namespace.
+    QuarantinedBesideAllowForAll,
+    /// The quarantine is undone.
+    Undone,
+}
+
+impl Situation {
+    /// In words.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Open => "no policy",
+            Self::DenyBesideAllow => "deny-all for the victim, beside an allow-all for its label",
+            Self::Quarantined => "quarantined by Quell, beside an allow-all for its old label",
+            Self::QuarantinedBesideAllowForAll => "quarantined by Quell, beside an allow-all for every pod",
+            Self::Undone => "the quarantine is undone",
+        }
+    }
+}
+
+/// Whether the pair should be reached: the only place that says so.
+#[must_use]
+pub fn expected(plugin: Plugin, situation: Situation, pair: &Pair) -> bool {
+    if plugin == Plugin::None || situation != Situation::Quarantined {
+        // NetworkPolicies add up: one that allows is enough.
+        return true;
+    }
+    // "Traffic to and from the node where a Pod is running is always allowed", says Kubernetes; plugins let the node in and not out.
+    let from_the_node = [world::NODE, world::HOST].contains(&pair.from.as_str());
+    let to_the_victim = pair.to == world::VICTIM && !from_the_node;
+    let from_the_victim = pair.from == world::VICTIM;
+    !to_the_victim && !from_the_victim
+}
+
+/// Whether a flow that was there before the quarantine goes on under it.
+#[must_use]
+pub fn flow_survives(plugin: Plugin) -> bool {
+    match plugin {
+        // Its rules let established connections through before they look at a policy.
+        Plugin::None | Plugin::Calico => true,
+    }
+}
