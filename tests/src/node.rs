@@ -74,13 +74,20 @@ pub struct Node {
 }
 
 impl Node {
-    /// Boots a control plane and a node, and waits until pods can run. Builds and installs what is missing first.
-    pub async fn start(options: Options) -> Result<Self> {
+    /// Builds and installs what is missing, which takes minutes the first time; fails with [`Missing`](crate::Missing) where a node can't
+    /// run.
+    pub async fn prepare(options: &Options) -> Result<Binaries> {
         let plugin = options.plugin;
         tokio::task::spawn_blocking(move || requirements::ensure(plugin)).await??;
-        let tools: Vec<Tool> = Tool::CONTROL_PLANE.iter().chain(Tool::NODE).chain(plugin.tools()).copied().collect();
-        let binaries = Binaries::ensure(&tools).await?;
+        let control_plane = Tool::CONTROL_PLANE.iter().filter(|tool| **tool != Tool::Kwok);
+        let tools: Vec<Tool> = control_plane.chain(Tool::NODE).chain(plugin.tools()).copied().collect();
+        Binaries::ensure(&tools).await
+    }
 
+    /// Boots a control plane and a node, and waits until pods can run; [prepares](Self::prepare) first.
+    pub async fn start(options: Options) -> Result<Self> {
+        let plugin = options.plugin;
+        let binaries = Self::prepare(&options).await?;
         let began = Instant::now();
         let enclosure = Enclosure::create().await.context("can't make the node's namespaces")?;
         let lifeline = Lifeline::new(None)?;
@@ -153,6 +160,14 @@ impl Node {
 
     fn finish(&self, command: &mut Command) -> Result<Output> {
         command.stdin(Stdio::null()).output().context("can't run a command on the node")
+    }
+
+    /// Paths that are there as long as the node is: folders, network card, cgroups.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<PathBuf> {
+        let mut paths = self.enclosure.leaves();
+        paths.push(self.control_plane.dir().to_owned());
+        paths
     }
 
     /// An error that names what has ended by itself, if something has.

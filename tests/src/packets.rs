@@ -2,6 +2,7 @@
 
 pub mod attempts;
 pub mod expected;
+pub mod killed;
 pub mod matrix;
 pub mod quell;
 pub mod scenario;

@@ -45,17 +45,23 @@ func say(e event) {
 
 func main() {
 	output.Encoder = json.NewEncoder(os.Stdout)
-	// The first process of a container gets no signal that it doesn't ask for.
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	go func() {
-		<-signals
-		os.Exit(0)
-	}()
+	go endOnSignal(len(os.Args) > 1 && os.Args[1] == "serve")
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(2)
 	}
+}
+
+// The first process of a container gets no signal that it doesn't ask for. A server goes on until no Service sends to it any more, as
+// well-behaved ones do: kube-proxy gathers changes for a second.
+func endOnSignal(serves bool) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	<-signals
+	if serves {
+		time.Sleep(2 * time.Second)
+	}
+	os.Exit(0)
 }
 
 func run(arguments []string) error {

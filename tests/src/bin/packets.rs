@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use quell_tests::floor::quell::{declare, playbook_is_ready};
 use quell_tests::node::{Node, Options, Plugin};
-use quell_tests::packets::{scenario, speed, world::World};
+use quell_tests::packets::{killed, scenario, speed, world::World};
 use quell_tests::{Missing, Operator};
 
 /// Boots a Kubernetes node whose network enforces policies, and tries real connections before, under and after Quell's quarantine.
@@ -48,14 +48,20 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(arguments: &Arguments) -> Result<bool> {
+    let options = Options { plugin: arguments.plugin };
+    if !arguments.stay {
+        Node::prepare(&options).await?;
+        killed::leaves_nothing(&std::env::current_exe()?).await?;
+    }
     let node = tokio::select! {
-        node = Node::start(Options { plugin: arguments.plugin }) => node?,
+        node = Node::start(options) => node?,
         // Ends what has been started, too; returning would wait for a build under way.
         _ = tokio::signal::ctrl_c() => std::process::exit(130),
     };
     let version = node.control_plane().client().await?.apiserver_version().await?.git_version;
     println!("Kubernetes {version} with {:?} after {:.1?}", arguments.plugin, node.booted());
     if arguments.stay {
+        println!("{}{}", killed::LEAVES, serde_json::to_string(&node.leaves())?);
         println!("export KUBECONFIG={}", node.control_plane().kubeconfig_path().display());
         tokio::signal::ctrl_c().await.context("can't wait for Ctrl-C")?;
         node.stop().await?;

@@ -101,7 +101,7 @@ impl Enclosure {
 
     fn connect(&self) -> Result<()> {
         let (outside, inside) = (self.outside().to_string(), self.inside().to_string());
-        let (card, first) = (format!("quell{}", self.place.index), self.first.to_string());
+        let (card, first) = (self.card(), self.first.to_string());
         let run = |arguments: &[&str]| succeed(Command::new("ip").args(arguments));
         run(&["link", "add", &card, "type", "veth", "peer", "name", "eth0", "netns", &first])?;
         run(&["address", "add", &format!("{outside}/30"), "dev", &card])?;
@@ -131,6 +131,17 @@ impl Enclosure {
     #[must_use]
     pub fn pods(&self) -> String {
         format!("198.19.{}.0/24", self.place.index)
+    }
+
+    /// What it adds to the machine while it is there.
+    #[must_use]
+    pub(super) fn leaves(&self) -> Vec<PathBuf> {
+        let card = Path::new("/sys/class/net").join(self.card());
+        [self.folder.clone(), card].into_iter().chain(self.cgroups.iter().cloned()).collect()
+    }
+
+    fn card(&self) -> String {
+        format!("quell{}", self.place.index)
     }
 
     /// Where logs and state lie; removed at the end.

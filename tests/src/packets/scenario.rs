@@ -1,12 +1,14 @@
 //! The incident, from a network without policies to the undo.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::attempts::{Flow, Place};
@@ -104,6 +106,8 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
         report.flow("under the quarantine", flow, flow_survives(plugin));
     }
     report.matrix(plugin, Situation::Quarantined, &matrix(node, world).await?);
+    let victim: Pod = world.shop.api().get(&world.victim.name_any()).await?;
+    report.claim("the victim still runs, ready, never restarted", runs_untouched(&victim));
 
     if plugin != Plugin::None {
         println!("established connections are severed");
@@ -125,7 +129,8 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
     println!("{}", Situation::Undone.describe());
     quell::undo(&world.shop, &run).await?;
     settled(node, world, plugin, Situation::Undone, &mut report).await?;
-    report.claim("no request to the Service failed since", !failed_since(&service, left + micros(PROXY)));
+    let failed = failures(&service, left + micros(PROXY));
+    report.claim(&format!("no request to the Service failed since: {failed:?}"), failed.is_empty());
     Ok(report)
 }
 
@@ -137,10 +142,10 @@ async fn before(node: &Node, world: &World, report: &mut Report) -> Result<()> {
     println!("{}", Situation::DenyBesideAllow.describe());
     let victim = json!({ "matchLabels": { "victim": "yes" } });
     let web = json!({ "matchLabels": { APP: world::WEB } });
-    let label = kube::api::Patch::Merge(json!({ "metadata": { "labels": { "victim": "yes" } } }));
-    let pods = world.shop.api::<k8s_openapi::api::core::v1::Pod>();
+    let label = Patch::Merge(json!({ "metadata": { "labels": { "victim": "yes" } } }));
+    let pods = world.shop.api::<Pod>();
     quell::policy(&world.shop, "deny-all", &victim, &quell::nothing()).await?;
-    pods.patch(&world.victim.name_any(), &kube::api::PatchParams::default(), &label).await?;
+    pods.patch(&world.victim.name_any(), &PatchParams::default(), &label).await?;
     if node.plugin() != Plugin::None {
         // Thus it is in force, and what opens it again is the other one.
         let target = [format!("tcp/{}:{PORT}", world.victim_address()?)];
@@ -222,7 +227,7 @@ async fn out_of_the_service(world: &World) -> Result<i64> {
 
 /// Waits until a pod that wasn't there before answers for the Service.
 async fn clone_serves(world: &World, service: &Flow) -> Result<()> {
-    let before: std::collections::BTreeSet<String> =
+    let before: BTreeSet<String> =
         service.attempts().into_iter().take(20).map(|attempt| attempt.by).chain([world.victim.name_any()]).collect();
     wait::eventually(wait::DEADLINE, "the clone answers for the Service", async || {
         Ok(service.attempts().iter().any(|attempt| attempt.ok && !before.contains(&attempt.by)).then_some(()))
@@ -235,21 +240,31 @@ fn served_all_along(report: &mut Report, plugin: Plugin, service: &Flow, posted:
     let attempts = service.attempts();
     let failed: Vec<_> = attempts.iter().filter(|attempt| !attempt.ok).collect();
     let last = failed.iter().map(|attempt| attempt.began).max();
-    let by: std::collections::BTreeSet<&str> = attempts.iter().map(|attempt| attempt.by.as_str()).collect();
+    let answered = attempts.iter().filter(|attempt| attempt.ok);
+    let by: BTreeSet<&str> = answered.map(|attempt| attempt.by.as_str()).collect();
     println!("  {} requests to the Service, {} failed; answered by {} pods", attempts.len(), failed.len(), by.len());
     if let Some(last) = last {
         println!("  the last one that failed began {:.1?} after the alert", between(posted, last));
     }
     report.claim("no request failed before the alert", !failed.iter().any(|attempt| attempt.ended < posted));
     let limit = left + micros(PROXY);
-    report.claim("none failed after kube-proxy had left the victim out", !failed_since(service, limit));
+    let late = failures(service, limit);
+    report.claim(&format!("none failed after kube-proxy had left the victim out: {late:?}"), late.is_empty());
     if plugin == Plugin::None {
         report.claim("none failed at all: the victim still answers", failed.is_empty());
     }
 }
 
-fn failed_since(service: &Flow, since: i64) -> bool {
-    service.attempts().iter().any(|attempt| !attempt.ok && attempt.began > since)
+/// Its memory and files are evidence; the probes of its kubelet get through.
+fn runs_untouched(pod: &Pod) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    wait::is_ready(pod) && containers.clone().count() > 0 && containers.into_iter().all(|one| one.restart_count == 0)
+}
+
+/// When requests failed that began after a time, counted from it, and why.
+fn failures(service: &Flow, since: i64) -> Vec<(Duration, String)> {
+    let late = service.attempts().into_iter().filter(|attempt| !attempt.ok && attempt.began > since);
+    late.map(|attempt| (between(since, attempt.began), attempt.why)).collect()
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -45,6 +45,8 @@ pub async fn measure(node: &Node, operator: &Operator, rounds: usize) -> Result<
                 times.answer.push(between(contained.posted, contained.answered));
                 contained.posted
             } else {
+                // Quell's connection to the API server is open, too.
+                namespace.api::<Pod>().get(&pod).await?;
                 let began = now();
                 let label = Patch::Merge(json!({ "metadata": { "labels": { "bare": "cut" } } }));
                 namespace.api::<Pod>().patch(&pod, &PatchParams::default(), &label).await?;

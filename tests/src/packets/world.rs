@@ -56,7 +56,7 @@ pub fn server<K: PodCarrier>(object: K, addresses: &[String]) -> K {
     let arguments: Vec<String> = [vec!["serve".to_owned()], addresses.to_vec()].concat();
     let port = addresses.first().and_then(|address| address.rsplit(':').next()?.parse().ok()).unwrap_or(PORT);
     object.image(PROBE_IMAGE).with_pod(|spec| {
-        spec.termination_grace_period_seconds = Some(1);
+        spec.termination_grace_period_seconds = Some(5);
         if let Some(container) = spec.containers.first_mut() {
             listen(container, port);
             container.args = Some(arguments);
