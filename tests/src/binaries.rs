@@ -39,6 +39,16 @@ pub enum Tool {
     CalicoCni,
     /// Calico's CRDs; a file to apply, no program.
     CalicoCrds,
+    /// Cilium's agent.
+    CiliumAgent,
+    /// Cilium's CNI plugin.
+    CiliumCni,
+    /// Cilium's tool for looking into the agent.
+    CiliumDbg,
+    /// Cilium's CRDs; a folder of files to apply.
+    CiliumCrds,
+    /// The sources that Cilium's agent compiles for the kernel; a folder.
+    CiliumBpf,
     /// Servers and clients that tell which connections succeed.
     Probe,
 }
@@ -81,6 +91,7 @@ static KUBERNETES: Module = module!("kubernetes", KUBERNETES_VERSION);
 // Beside the control plane, so that what runs without a node isn't built anew for its sake.
 static NODE: Module = module!("node", KUBERNETES_VERSION);
 static CALICO: Module = module!("calico", "-s -w");
+static CILIUM: Module = module!("cilium", "-s -w -X github.com/cilium/cilium/pkg/version.ciliumVersion=1.20.2");
 static PROBE: Module = Module {
     name: "probe",
     go_mod: include_str!("../binaries/probe/go.mod"),
@@ -120,6 +131,10 @@ impl Tool {
     /// Calico on a real node.
     pub const CALICO: &[Self] = &[Self::CalicoFelix, Self::CalicoCni, Self::CalicoCrds];
 
+    /// Cilium on a real node.
+    pub const CILIUM: &[Self] =
+        &[Self::CiliumAgent, Self::CiliumCni, Self::CiliumDbg, Self::CiliumCrds, Self::CiliumBpf];
+
     /// The file name of the program.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -136,6 +151,11 @@ impl Tool {
             Self::CalicoFelix => "calico-felix",
             Self::CalicoCni => "calico",
             Self::CalicoCrds => "calico-crds.yaml",
+            Self::CiliumAgent => "cilium-agent",
+            Self::CiliumCni => "cilium-cni",
+            Self::CiliumDbg => "cilium-dbg",
+            Self::CiliumCrds => "cilium-crds",
+            Self::CiliumBpf => "cilium-bpf",
             Self::Probe => "probe",
         }
     }
@@ -156,6 +176,14 @@ impl Tool {
             Self::CalicoCrds => {
                 return Recipe::Copy { module: "github.com/projectcalico/calico", path: "manifests/crds.yaml" };
             }
+            Self::CiliumAgent => "github.com/cilium/cilium/daemon",
+            Self::CiliumCni => "github.com/cilium/cilium/plugins/cilium-cni",
+            Self::CiliumDbg => "github.com/cilium/cilium/cilium-dbg",
+            Self::CiliumCrds => {
+                let path = "pkg/k8s/apis/cilium.io/client/crds";
+                return Recipe::Copy { module: "github.com/cilium/cilium", path };
+            }
+            Self::CiliumBpf => return Recipe::Copy { module: "github.com/cilium/cilium", path: "bpf" },
             Self::Probe => ".",
         })
     }
@@ -168,6 +196,7 @@ impl Tool {
             Self::Helm => &HELM,
             Self::Kubelet | Self::KubeProxy => &NODE,
             Self::CalicoFelix | Self::CalicoCni | Self::CalicoCrds => &CALICO,
+            Self::CiliumAgent | Self::CiliumCni | Self::CiliumDbg | Self::CiliumCrds | Self::CiliumBpf => &CILIUM,
             Self::Probe => &PROBE,
         }
     }

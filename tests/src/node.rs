@@ -7,13 +7,13 @@
 //! Pods run [`PROBE_IMAGE`] alone: there is no registry, and the images are made here.
 
 mod calico;
+mod cilium;
 pub mod enclosure;
 mod image;
 mod join;
 mod requirements;
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -39,6 +39,8 @@ pub enum Plugin {
     /// Calico, with iptables.
     #[default]
     Calico,
+    /// Cilium, with eBPF.
+    Cilium,
 }
 
 impl Plugin {
@@ -46,12 +48,16 @@ impl Plugin {
         match self {
             Self::None => &[],
             Self::Calico => Tool::CALICO,
+            Self::Cilium => Tool::CILIUM,
         }
     }
 
     /// Programs that it needs, and Debian's packages for them.
     fn programs(self) -> &'static [(&'static str, &'static str)] {
-        &[]
+        match self {
+            Self::None | Self::Calico => &[],
+            Self::Cilium => cilium::PROGRAMS,
+        }
     }
 }
 
@@ -144,22 +150,22 @@ impl Node {
         Ok(command)
     }
 
-    /// Drops what the node's kernel knows of flows from and to a pod's address, so that packets of established connections meet the
-    /// policies again. Returns how many flows it knew.
+    /// Drops what the node knows of flows from and to a pod's address, so that packets of established connections meet the policies
+    /// again. Returns how many flows it knew. Cilium keeps flows in maps of its own, of which the whole node's are dropped.
     pub fn forget_flows(&self, address: &str) -> Result<usize> {
+        if self.plugin == Plugin::Cilium {
+            return cilium::forget_flows(&self.enclosure, self.control_plane.binaries());
+        }
         let mut forgotten = 0;
         for side in ["--src", "--dst", "--reply-src", "--reply-dst"] {
-            let output = self.finish(self.enclosure.command("conntrack").args(["--delete", side, address]))?;
+            let mut command = self.enclosure.command("conntrack");
+            let output = command.args(["--delete", side, address]).output().context("can't run conntrack")?;
             // It fails where there is nothing to delete.
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let count = said.split_once("): ").and_then(|(_, rest)| rest.split(' ').next());
             forgotten += count.with_context(|| format!("conntrack says {said:?}"))?.parse::<usize>()?;
         }
         Ok(forgotten)
-    }
-
-    fn finish(&self, command: &mut Command) -> Result<Output> {
-        command.stdin(Stdio::null()).output().context("can't run a command on the node")
     }
 
     /// Paths that are there as long as the node is: folders, network card, cgroups.
@@ -193,6 +199,8 @@ async fn join(starter: &Starter<'_>, control_plane: &ControlPlane, plugin: Plugi
             calico::prepare(starter, control_plane).await?;
             calico::network(starter, control_plane)?;
         }
+        // It configures the network by itself, once it runs.
+        Plugin::Cilium => cilium::start(starter, control_plane).await?,
     }
     let nodes: Api<KubeNode> = Api::all(control_plane.client().await?);
     wait::eventually(wait::DEADLINE, "the node is ready", async || {

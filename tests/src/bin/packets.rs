@@ -30,20 +30,17 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
         return quell_operator::start();
     }
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => match error.chain().find_map(|cause| cause.downcast_ref::<Missing>()) {
-            Some(missing) => {
-                eprintln!("packets can't run here: {missing}");
-                ExitCode::from(2)
-            }
-            None => {
-                eprintln!("Error: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+    let error = match run(&Arguments::parse()) {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => return ExitCode::FAILURE,
+        Err(error) => error,
+    };
+    if let Some(missing) = error.chain().find_map(|cause| cause.downcast_ref::<Missing>()) {
+        eprintln!("packets can't run here: {missing}");
+        return ExitCode::from(2);
     }
+    eprintln!("Error: {error:#}");
+    ExitCode::FAILURE
 }
 
 #[tokio::main]
@@ -88,7 +85,7 @@ async fn play(node: &Node, rounds: usize) -> Result<bool> {
     let began = Instant::now();
     let world = World::create(node).await?;
     println!("the world is up after {:.1?}", began.elapsed());
-    let report = scenario::play(node, &operator, &world).await?;
+    let report = Box::pin(scenario::play(node, &operator, &world)).await?;
 
     if node.plugin() != Plugin::None && rounds > 0 {
         let times = speed::measure(node, &operator, rounds).await?;

@@ -63,3 +63,47 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 fn digest(content: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(content))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn files(archive: impl std::io::Read) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(archive).entries().expect("entries") {
+            let mut entry = entry.expect("entry");
+            let path = entry.path().expect("path").display().to_string();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).expect("content");
+            files.insert(path, content);
+        }
+        files
+    }
+
+    #[test]
+    fn every_digest_of_an_image_names_a_blob_of_that_content_and_the_layer_holds_the_program() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (program, archive) = (folder.path().join("tool"), folder.path().join("image.tar"));
+        std::fs::write(&program, "program").expect("program");
+        write(&archive, "quell.test/tool:1", &program, &["pause"]).expect("image");
+
+        let files = files(std::fs::File::open(&archive).expect("archive"));
+        let blob = |descriptor: &Value| {
+            let content =
+                &files[&format!("blobs/{}", descriptor["digest"].as_str().expect("digest").replace(':', "/"))];
+            assert_eq!(descriptor["digest"], digest(content));
+            assert_eq!(descriptor["size"], content.len());
+            content.clone()
+        };
+        let index: Value = serde_json::from_slice(&files["index.json"]).expect("index");
+        let manifest: Value = serde_json::from_slice(&blob(&index["manifests"][0])).expect("manifest");
+        let config: Value = serde_json::from_slice(&blob(&manifest["config"])).expect("config");
+        let layer = blob(&manifest["layers"][0]);
+        assert_eq!(config["rootfs"]["diff_ids"][0], digest(&layer));
+        assert_eq!(config["config"]["Entrypoint"], json!(["/tool", "pause"]));
+        assert_eq!(self::files(layer.as_slice())["tool"], b"program");
+    }
+}

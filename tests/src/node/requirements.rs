@@ -59,7 +59,7 @@ pub fn ensure(plugin: Plugin) -> Result<()> {
 fn install(packages: &[&str]) -> Result<()> {
     let all = packages.join(", ");
     eprintln!("installing Debian packages that aren't here: {all}");
-    let mut said = String::new();
+    let mut said = Vec::new();
     for arguments in [["install"].as_slice(), &["update"], &["install"]] {
         let mut command = Command::new("apt-get");
         command.arg("--quiet").args(arguments);
@@ -73,9 +73,9 @@ fn install(packages: &[&str]) -> Result<()> {
         if arguments == ["install"] && output.status.success() {
             return Ok(());
         }
-        said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        said = output.stderr;
     }
-    bail!(Missing::new(format!("{all}: apt-get can't install them: {said}")))
+    bail!(Missing::new(format!("{all}: apt-get can't install them: {}", String::from_utf8_lossy(&said).trim())))
 }
 
 fn lacking(programs: impl Iterator<Item = Program>) -> Vec<Program> {

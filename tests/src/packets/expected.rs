@@ -1,5 +1,7 @@
 //! What should come of each pair.
 
+use std::time::Duration;
+
 use super::matrix::Pair;
 use super::world;
 use crate::node::Plugin;
@@ -53,5 +55,44 @@ pub fn flow_survives(plugin: Plugin) -> bool {
     match plugin {
         // Its rules let established connections through before they look at a policy.
         Plugin::None | Plugin::Calico => true,
+        Plugin::Cilium => false,
+    }
+}
+
+/// How long a plugin may take until a policy or a label holds; no API tells when.
+#[must_use]
+pub fn time_to_settle(plugin: Plugin) -> Duration {
+    match plugin {
+        Plugin::None | Plugin::Calico => Duration::from_secs(5),
+        // It gives a pod with new labels its identity after up to 30 s, by a random delay, and some more.
+        Plugin::Cilium => Duration::from_mins(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reached(plugin: Plugin, situation: Situation, from: &str, to: &str) -> bool {
+        let pair = Pair { from: from.into(), to: to.into(), kind: "tcp", reached: false, why: String::new() };
+        expected(plugin, situation, &pair)
+    }
+
+    #[test]
+    fn a_quarantined_pod_reaches_nothing_and_is_reached_from_its_node_alone() {
+        let places = [world::SIBLING, world::CLIENT, world::PEER, world::HOST, world::NODE, world::OUTSIDE];
+        for plugin in [Plugin::Calico, Plugin::Cilium] {
+            let quarantined = |from, to| reached(plugin, Situation::Quarantined, from, to);
+            assert!(places.iter().all(|to| !quarantined(world::VICTIM, to)), "{plugin:?}");
+            let reaching: Vec<_> = places.into_iter().filter(|from| quarantined(from, world::VICTIM)).collect();
+            assert_eq!(reaching, [world::HOST, world::NODE], "{plugin:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_else_is_cut_off_and_nothing_is_where_policies_are_not_enforced() {
+        assert!(reached(Plugin::Calico, Situation::Quarantined, world::CLIENT, world::SIBLING));
+        assert!(reached(Plugin::Calico, Situation::QuarantinedBesideAllowForAll, world::CLIENT, world::VICTIM));
+        assert!(reached(Plugin::None, Situation::Quarantined, world::CLIENT, world::VICTIM));
     }
 }

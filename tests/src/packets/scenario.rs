@@ -12,7 +12,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::attempts::{Flow, Place};
-use super::expected::{Situation, expected, flow_survives};
+use super::expected::{Situation, expected, flow_survives, time_to_settle};
 use super::matrix::Pair;
 use super::world::{self, PORT, World};
 use super::{between, now, quell};
@@ -40,12 +40,14 @@ impl Report {
         }
     }
 
-    fn flow(&mut self, what: &str, flow: &NamedFlow, expected: bool) {
-        let goes_on = flow.flow.answered_within(SILENCE);
-        println!("  {:<44} {}", flow.name, if goes_on { "goes on" } else { "is silent" });
+    async fn flow(&mut self, what: &str, flow: &NamedFlow, expected: bool) {
+        let silent = async || flow.flow.silent_for(SILENCE, Duration::from_secs(5)).await.is_ok();
+        let goes_on = flow.flow.answered_within(SILENCE) && (expected || !silent().await);
+        let outcome = if goes_on { "goes on" } else { "is silent" };
+        println!("  {:<48} {outcome}", flow.name);
         self.pairs += 1;
         if goes_on != expected {
-            self.wrong(format!("{what}: {} {}", flow.name, if goes_on { "goes on" } else { "is silent" }));
+            self.wrong(format!("{what}: {} {outcome}", flow.name));
         }
     }
 
@@ -63,7 +65,6 @@ impl Report {
 }
 
 const SILENCE: Duration = Duration::from_millis(800);
-const TIME_TO_SETTLE: Duration = Duration::from_secs(5);
 /// kube-proxy gathers changes for a second.
 const PROXY: Duration = Duration::from_millis(1200);
 
@@ -103,7 +104,7 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
 
     println!("{}", Situation::Quarantined.describe());
     for flow in &flows {
-        report.flow("under the quarantine", flow, flow_survives(plugin));
+        report.flow("under the quarantine", flow, flow_survives(plugin)).await;
     }
     report.matrix(plugin, Situation::Quarantined, &matrix(node, world).await?);
     let victim: Pod = world.shop.api().get(&world.victim.name_any()).await?;
@@ -113,9 +114,8 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
         println!("established connections are severed");
         let forgotten = sever(node, &address)?;
         println!("  {forgotten} flows forgotten by the node");
-        tokio::time::sleep(SILENCE).await;
         for flow in &flows {
-            report.flow("severed", flow, false);
+            report.flow("severed", flow, false).await;
         }
     }
     drop(flows);
@@ -166,7 +166,7 @@ async fn before(node: &Node, world: &World, report: &mut Report) -> Result<()> {
 async fn settled(node: &Node, world: &World, plugin: Plugin, situation: Situation, report: &mut Report) -> Result<()> {
     let began = now();
     let pairs = loop {
-        let late = between(began, now()) > TIME_TO_SETTLE;
+        let late = between(began, now()) > time_to_settle(plugin);
         match matrix(node, world).await {
             Ok(pairs) if late || pairs.iter().all(|pair| pair.reached == expected(plugin, situation, pair)) => {
                 break pairs;

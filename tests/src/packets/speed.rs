@@ -53,8 +53,8 @@ pub async fn measure(node: &Node, operator: &Operator, rounds: usize) -> Result<
                 began
             };
             let last = flow.silent_for(SILENCE, wait::DEADLINE).await?;
-            let list = if quarantined { &mut times.alert } else { &mut times.patch };
-            list.push(between(began, last));
+            let cuts = if quarantined { &mut times.alert } else { &mut times.patch };
+            cuts.push(between(began, last));
         }
     }
     for list in [&mut times.alert, &mut times.patch, &mut times.answer] {
