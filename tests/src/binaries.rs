@@ -1,4 +1,4 @@
-//! Where etcd, Kubernetes, kwok and Helm come from.
+//! Where etcd, Kubernetes, kwok, Helm, network plugins and the probe come from.
 //!
 //! In this order: the folder that `KUBEBUILDER_ASSETS` names, the user's cache folder, and a build from the Go modules
 //! pinned in `binaries/*/go.mod`, which fills the cache. The pins are part of this library, so it works from anywhere.
@@ -29,12 +29,45 @@ pub enum Tool {
     Kwok,
     /// The chart installer; used by chart tests only.
     Helm,
+    /// The agent that runs pods on a real node.
+    Kubelet,
+    /// What makes Services work on a real node.
+    KubeProxy,
+    /// Calico's policy engine.
+    CalicoFelix,
+    /// Calico's CNI plugin.
+    CalicoCni,
+    /// Calico's CRDs; a file to apply, no program.
+    CalicoCrds,
+    /// Cilium's agent.
+    CiliumAgent,
+    /// Cilium's CNI plugin.
+    CiliumCni,
+    /// Cilium's tool for looking into the agent.
+    CiliumDbg,
+    /// Cilium's CRDs; a folder of files to apply.
+    CiliumCrds,
+    /// The sources that Cilium's agent compiles for the kernel; a folder.
+    CiliumBpf,
+    /// Servers and clients that tell which connections succeed.
+    Probe,
+}
+
+/// How a tool comes out of its module.
+#[derive(Clone, Copy, Debug)]
+enum Recipe {
+    /// This package is built.
+    Build(&'static str),
+    /// This file or folder of that module is taken as it is.
+    Copy { module: &'static str, path: &'static str },
 }
 
 struct Module {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// Files of its own, by name; of most there are none.
+    sources: &'static [(&'static str, &'static str)],
     ldflags: &'static str,
 }
 
@@ -44,6 +77,7 @@ macro_rules! module {
             name: $name,
             go_mod: include_str!(concat!("../binaries/", $name, "/go.mod")),
             go_sum: include_str!(concat!("../binaries/", $name, "/go.sum")),
+            sources: &[],
             ldflags: $ldflags,
         }
     };
@@ -51,11 +85,24 @@ macro_rules! module {
 
 static ETCD: Module = module!("etcd", "-s -w");
 // Without these the API server calls itself v0.0.0-master, which clients that compare versions refuse.
-static KUBERNETES: Module = module!(
-    "kubernetes",
-    "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 \
-     -X k8s.io/component-base/version.gitMinor=36"
-);
+const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+static KUBERNETES: Module = module!("kubernetes", KUBERNETES_VERSION);
+// Beside the control plane, so that what runs without a node isn't built anew for its sake.
+static NODE: Module = module!("node", KUBERNETES_VERSION);
+static CALICO: Module = module!("calico", "-s -w");
+static CILIUM: Module = module!("cilium", "-s -w -X github.com/cilium/cilium/pkg/version.ciliumVersion=1.20.2");
+static PROBE: Module = Module {
+    name: "probe",
+    go_mod: include_str!("../binaries/probe/go.mod"),
+    go_sum: "",
+    sources: &[
+        ("main.go", include_str!("../binaries/probe/main.go")),
+        ("client.go", include_str!("../binaries/probe/client.go")),
+        ("server.go", include_str!("../binaries/probe/server.go")),
+    ],
+    ldflags: "-s -w",
+};
 static KWOK: Module = module!("kwok", "-s -w");
 static HELM: Module = module!("helm", "-s -w");
 
@@ -63,7 +110,8 @@ impl Module {
     /// Changes whenever a build would give another binary.
     fn key(&self) -> String {
         let mut hash = Sha256::new();
-        for part in [self.go_mod, self.go_sum, self.ldflags, goos(), goarch()] {
+        let sources = self.sources.iter().flat_map(|(name, content)| [*name, *content]);
+        for part in [self.go_mod, self.go_sum, self.ldflags, goos(), goarch()].into_iter().chain(sources) {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
@@ -77,6 +125,16 @@ impl Tool {
     pub const CONTROL_PLANE: &[Self] =
         &[Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::KubeScheduler, Self::Kubectl, Self::Kwok];
 
+    /// All that a real node needs beside containerd; its network plugin comes on top.
+    pub const NODE: &[Self] = &[Self::Kubelet, Self::KubeProxy, Self::Probe];
+
+    /// Calico on a real node.
+    pub const CALICO: &[Self] = &[Self::CalicoFelix, Self::CalicoCni, Self::CalicoCrds];
+
+    /// Cilium on a real node.
+    pub const CILIUM: &[Self] =
+        &[Self::CiliumAgent, Self::CiliumCni, Self::CiliumDbg, Self::CiliumCrds, Self::CiliumBpf];
+
     /// The file name of the program.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -88,11 +146,22 @@ impl Tool {
             Self::Kubectl => "kubectl",
             Self::Kwok => "kwok",
             Self::Helm => "helm",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::CalicoFelix => "calico-felix",
+            Self::CalicoCni => "calico",
+            Self::CalicoCrds => "calico-crds.yaml",
+            Self::CiliumAgent => "cilium-agent",
+            Self::CiliumCni => "cilium-cni",
+            Self::CiliumDbg => "cilium-dbg",
+            Self::CiliumCrds => "cilium-crds",
+            Self::CiliumBpf => "cilium-bpf",
+            Self::Probe => "probe",
         }
     }
 
-    fn package(self) -> &'static str {
-        match self {
+    fn recipe(self) -> Recipe {
+        Recipe::Build(match self {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::KubeApiserver => "k8s.io/kubernetes/cmd/kube-apiserver",
             Self::KubeControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
@@ -100,7 +169,23 @@ impl Tool {
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
             Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
             Self::Helm => "helm.sh/helm/v3/cmd/helm",
-        }
+            Self::Kubelet => "k8s.io/kubernetes/cmd/kubelet",
+            Self::KubeProxy => "k8s.io/kubernetes/cmd/kube-proxy",
+            Self::CalicoFelix => "github.com/projectcalico/calico/felix/cmd/calico-felix",
+            Self::CalicoCni => "github.com/projectcalico/calico/cni-plugin/cmd/calico",
+            Self::CalicoCrds => {
+                return Recipe::Copy { module: "github.com/projectcalico/calico", path: "manifests/crds.yaml" };
+            }
+            Self::CiliumAgent => "github.com/cilium/cilium/daemon",
+            Self::CiliumCni => "github.com/cilium/cilium/plugins/cilium-cni",
+            Self::CiliumDbg => "github.com/cilium/cilium/cilium-dbg",
+            Self::CiliumCrds => {
+                let path = "pkg/k8s/apis/cilium.io/client/crds";
+                return Recipe::Copy { module: "github.com/cilium/cilium", path };
+            }
+            Self::CiliumBpf => return Recipe::Copy { module: "github.com/cilium/cilium", path: "bpf" },
+            Self::Probe => ".",
+        })
     }
 
     fn module(self) -> &'static Module {
@@ -109,6 +194,10 @@ impl Tool {
             Self::KubeApiserver | Self::KubeControllerManager | Self::KubeScheduler | Self::Kubectl => &KUBERNETES,
             Self::Kwok => &KWOK,
             Self::Helm => &HELM,
+            Self::Kubelet | Self::KubeProxy => &NODE,
+            Self::CalicoFelix | Self::CalicoCni | Self::CalicoCrds => &CALICO,
+            Self::CiliumAgent | Self::CiliumCni | Self::CiliumDbg | Self::CiliumCrds | Self::CiliumBpf => &CILIUM,
+            Self::Probe => &PROBE,
         }
     }
 }
@@ -172,7 +261,7 @@ impl Places {
 
     fn find(&self, tool: Tool) -> Option<PathBuf> {
         let asset = self.assets.as_ref().map(|folder| folder.join(tool.name()));
-        asset.into_iter().chain([self.cached(tool)]).find(|path| path.is_file())
+        asset.into_iter().chain([self.cached(tool)]).find(|path| path.exists())
     }
 }
 

@@ -10,11 +10,14 @@
 //! - `imageID` is the repository and the digest that the reference names, else
 //!   [`crate::fixtures::digest_of`] the reference
 //! - logs of every container are those of `control_plane/container.log`
+//!
+//! With [`Options::real_node`] there is no kwok: the control plane waits for a node that runs containers, see [`crate::node`].
 
 mod boot;
 mod certificates;
 mod components;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -34,6 +37,10 @@ pub const EXIT_CODE: &str = "quell.dev/test-exit-code";
 /// Environment variable: the kubeconfig of a cluster to use in place of a control plane of one's own.
 pub const KUBECONFIG_VARIABLE: &str = "QUELL_TEST_KUBECONFIG";
 
+/// The user of [`Options::real_node`]'s kubelet, in the control plane's folder.
+pub(crate) const KUBELET_KUBECONFIG: &str = "kubelet.kubeconfig";
+pub(crate) const KUBE_PROXY_KUBECONFIG: &str = "kube-proxy.kubeconfig";
+pub(crate) const AUTHORITY: &str = "ca.crt";
 const ADMIN_KUBECONFIG: &str = "kubeconfig";
 const AUDIT_LOG: &str = "audit.log";
 const ATTEMPTS: usize = 3;
@@ -41,8 +48,10 @@ const ATTEMPTS: usize = 3;
 /// How a control plane shall be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number of nodes, up to 2,000.
+    /// Number of kwok's nodes, up to 2,000.
     pub nodes: u32,
+    /// A node that runs containers, in place of those of kwok.
+    pub real_node: Option<RealNode>,
     /// Keep an audit log, see [`ControlPlane::audit_log`].
     pub audit: bool,
     /// More flags for the API server.
@@ -55,8 +64,28 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, audit: false, api_server_flags: Vec::new(), tools: Vec::new(), kubeconfig: None }
+        Self {
+            nodes: 3,
+            real_node: None,
+            audit: false,
+            api_server_flags: Vec::new(),
+            tools: Vec::new(),
+            kubeconfig: None,
+        }
     }
+}
+
+/// What the control plane has to know of a node that joins it later.
+#[derive(Clone, Debug)]
+pub struct RealNode {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The control plane's own address, by which the node and its pods reach the API server.
+    pub control_plane: Ipv4Addr,
+    /// The addresses of its pods, such as `10.244.0.0/24`.
+    pub pods: String,
 }
 
 impl Options {
@@ -90,7 +119,9 @@ impl ControlPlane {
         if options.nodes > 2000 {
             bail!("{} nodes are too many: ask for at most 2000", options.nodes);
         }
-        let tools: Vec<Tool> = Tool::CONTROL_PLANE.iter().chain(&options.tools).copied().collect();
+        let kwok = options.real_node.is_none();
+        let tools = Tool::CONTROL_PLANE.iter().chain(&options.tools).copied();
+        let tools: Vec<Tool> = tools.filter(|tool| kwok || *tool != Tool::Kwok).collect();
         let binaries = Binaries::ensure(&tools).await?;
         let mut attempt = 1;
         loop {
@@ -251,7 +282,7 @@ async fn client_of(kubeconfig: &Kubeconfig, change: impl FnOnce(&mut Config)) ->
     Client::try_from(config).context("can't make a client")
 }
 
-fn log_tail(folder: &Path, component: &str) -> String {
+pub(crate) fn log_tail(folder: &Path, component: &str) -> String {
     let log = std::fs::read_to_string(folder.join(format!("{component}.log"))).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::progress::Progress;
-use super::{Module, Places, Tool};
+use super::{Module, Places, Recipe, Tool};
 use crate::lifeline::Lifeline;
+use crate::missing::Missing;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -65,11 +66,11 @@ fn require_go(missing: &[Tool]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = missing.iter().map(|tool| tool.name()).collect();
-    bail!(
-        "missing {}: install Go 1.26 or later so that they can be built, or set KUBEBUILDER_ASSETS to a folder that \
+    bail!(Missing::new(format!(
+        "{}: install Go 1.26 or later so that they can be built, or set KUBEBUILDER_ASSETS to a folder that \
          holds them",
         names.join(", ")
-    )
+    )))
 }
 
 fn build_one(tool: Tool, places: &Places, mut progress: Progress) -> Result<PathBuf> {
@@ -87,21 +88,28 @@ fn build_one(tool: Tool, places: &Places, mut progress: Progress) -> Result<Path
     let log = workshop.path().join("log");
     write_module(module, workshop.path())?;
 
-    let log_file = File::create(&log).context("can't create the log of the build")?;
+    let made = match tool.recipe() {
+        Recipe::Build(package) => compile(module, package, &output, &log, &mut progress),
+        Recipe::Copy { module, path } => fetch(module, path, workshop.path(), &output),
+    };
+    made.with_context(|| format!("can't build {} from its Go module", tool.name()))?;
+    std::fs::rename(&output, &target).with_context(|| format!("can't move {} into the cache", tool.name()))?;
+    progress.done();
+    sweep(folder);
+    Ok(target)
+}
+
+fn compile(module: &Module, package: &str, output: &Path, log: &Path, progress: &mut Progress) -> Result<()> {
+    let log_file = File::create(log).context("can't create the log of the build")?;
+    let folder = log.parent().context("the log has no folder")?;
     // Killed with this process: an orphaned compiler would go on for minutes beside the next attempt.
     let lifeline = Lifeline::new(None)?;
     lifeline.spawn(
         "go build",
-        Command::new("go")
+        go(folder)
             .args(["build", "-mod=readonly", "-trimpath", "-ldflags", module.ldflags, "-o"])
-            .arg(&output)
-            .arg(tool.package())
-            .current_dir(workshop.path())
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off")
-            .env("GOOS", super::goos())
-            .env("GOARCH", super::goarch())
-            .stdin(Stdio::null())
+            .arg(output)
+            .arg(package)
             .stdout(log_file.try_clone().context("can't share the log of the build")?)
             .stderr(log_file),
     )?;
@@ -113,18 +121,53 @@ fn build_one(tool: Tool, places: &Places, mut progress: Progress) -> Result<Path
         progress.tick();
     };
     if !status.success() {
-        let log = std::fs::read_to_string(&log).unwrap_or_default();
-        bail!("can't build {} from its Go module ({status}): {}", tool.name(), log.trim());
+        bail!("{status}: {}", std::fs::read_to_string(log).unwrap_or_default().trim());
     }
-    std::fs::rename(&output, &target).with_context(|| format!("can't move {} into the cache", tool.name()))?;
-    progress.done();
-    sweep(folder);
-    Ok(target)
+    Ok(())
+}
+
+/// Takes what lies at `path` in a module of the build list.
+fn fetch(module: &str, path: &str, folder: &Path, output: &Path) -> Result<()> {
+    let answer = go(folder).args(["mod", "download", "-json", module]).output().context("can't run go")?;
+    if !answer.status.success() {
+        bail!("{}: {}", answer.status, String::from_utf8_lossy(&answer.stderr).trim());
+    }
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).context("go says no JSON")?;
+    let module = answer["Dir"].as_str().with_context(|| format!("go doesn't say where {module} is"))?;
+    copy(&Path::new(module).join(path), output)
+}
+
+/// The content alone: what lies in Go's cache can't be written to.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let describe = || format!("can't copy {}", from.display());
+    if !from.is_dir() {
+        let content = std::fs::read(from).with_context(describe)?;
+        return std::fs::write(to, content).with_context(describe);
+    }
+    std::fs::create_dir_all(to).with_context(describe)?;
+    for entry in std::fs::read_dir(from).with_context(describe)? {
+        let entry = entry.with_context(describe)?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn go(folder: &Path) -> Command {
+    let mut command = Command::new("go");
+    command
+        .current_dir(folder)
+        .env("CGO_ENABLED", "0")
+        .env("GOWORK", "off")
+        .env("GOOS", super::goos())
+        .env("GOARCH", super::goarch())
+        .stdin(Stdio::null());
+    command
 }
 
 fn write_module(module: &Module, folder: &Path) -> Result<()> {
     std::fs::write(folder.join("go.mod"), module.go_mod)
         .and_then(|()| std::fs::write(folder.join("go.sum"), module.go_sum))
+        .and_then(|()| module.sources.iter().try_for_each(|(name, content)| std::fs::write(folder.join(name), content)))
         .with_context(|| format!("can't write the module of {}", module.name))
 }
 

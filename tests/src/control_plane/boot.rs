@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,20 +34,32 @@ pub(super) struct Booted {
 /// Boots into `folder`, which is removed when the control plane ends.
 pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) -> Result<Booted> {
     let lifeline = Lifeline::new(Some(folder))?;
-    let ports = Ports::pick()?;
-    let (authority, files) = Authority::create(folder).context("can't create certificates")?;
-    let server = format!("https://127.0.0.1:{}", ports.api_server);
+    let address = options.real_node.as_ref().map_or(Ipv4Addr::LOCALHOST, |node| node.control_plane);
+    let ports = Ports::pick(address)?;
+    let (authority, files) = Authority::create(folder, address).context("can't create certificates")?;
+    let server = format!("https://{address}:{}", ports.api_server);
+    let kubelet = options.real_node.as_ref().map(|node| format!("system:node:{}", node.name));
     for (name, user, groups) in [
         (super::ADMIN_KUBECONFIG, "quell-admin", ["system:masters"].as_slice()),
         ("kube-controller-manager.kubeconfig", "system:kube-controller-manager", &[]),
         ("kube-scheduler.kubeconfig", "system:kube-scheduler", &[]),
         ("kwok.kubeconfig", KWOK_USER, &[]),
-    ] {
+    ]
+    .into_iter()
+    .chain(kubelet.iter().flat_map(|user| {
+        [
+            (super::KUBELET_KUBECONFIG, user.as_str(), ["system:nodes"].as_slice()),
+            (super::KUBE_PROXY_KUBECONFIG, "system:kube-proxy", &[]),
+        ]
+    })) {
         let path = folder.join(name);
         std::fs::write(&path, authority.kubeconfig(&server, user, groups)?)
             // People copy it elsewhere, and its mode with it.
             .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
             .with_context(|| format!("can't write {name}"))?;
+    }
+    if let Some(node) = &options.real_node {
+        authority.write_server(folder, "kubelet", node.address)?;
     }
     let kubeconfig = Kubeconfig::read_from(folder.join(super::ADMIN_KUBECONFIG))?;
 
@@ -60,16 +73,22 @@ pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) 
     let client = client_of(&kubeconfig, |config| config.default_retry = false).await?;
     watch.until("the API server is ready", async || is_ready(&client).await).await?;
 
-    starter.controller_manager()?;
+    starter.controller_manager(options)?;
     starter.scheduler()?;
-    let (rights, nodes) = tokio::join!(allow_kwok(&client), create_nodes(&client, options.nodes));
+    if options.real_node.is_none() {
+        fake_nodes(&client, &starter, &watch, options.nodes).await?;
+    }
+    watch.until("pods can be created", async || Ok(has_service_account(&client).await?)).await?;
+    Ok(Booted { lifeline, kubeconfig })
+}
+
+async fn fake_nodes(client: &Client, starter: &Starter<'_>, watch: &Watch<'_>, count: u32) -> Result<()> {
+    let (rights, nodes) = tokio::join!(allow_kwok(client), create_nodes(client, count));
     rights.context("can't give kwok its rights")?;
     nodes.context("can't create nodes")?;
     // Only now: it backs off for a second when it lacks its rights.
     starter.kwok()?;
-    watch.until("all nodes are ready", async || nodes_are_ready(&client, options.nodes).await).await?;
-    watch.until("pods can be created", async || Ok(has_service_account(&client).await?)).await?;
-    Ok(Booted { lifeline, kubeconfig })
+    watch.until("all nodes are ready", async || nodes_are_ready(client, count).await).await
 }
 
 struct Watch<'a> {

@@ -3,6 +3,7 @@
 //! What a test can notice is as in a cluster that kubeadm sets up; what only costs time is not.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,7 +14,7 @@ use super::certificates::Files;
 use crate::binaries::{Binaries, Tool};
 use crate::lifeline::Lifeline;
 
-/// Ports on loopback that were free a moment ago.
+/// Ports that were free a moment ago.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
     pub(super) etcd: u16,
@@ -24,18 +25,19 @@ pub(super) struct Ports {
 impl Ports {
     /// Below the range from which systems give ports to outgoing connections, which would otherwise take one away
     /// before its component listens.
-    pub(super) fn pick() -> Result<Self> {
+    pub(super) fn pick(address: Ipv4Addr) -> Result<Self> {
         let mut seed = std::hash::RandomState::new();
         let mut next = || {
             for _ in 0..1000 {
                 let random = std::hash::BuildHasher::hash_one(&seed, 0);
                 seed = std::hash::RandomState::new();
                 let port = 20_000 + u16::try_from(random % 12_000)?;
-                if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                let free = |address| std::net::TcpListener::bind((address, port)).is_ok();
+                if free(Ipv4Addr::LOCALHOST) && free(address) {
                     return Ok(port);
                 }
             }
-            anyhow::bail!("no free port on 127.0.0.1 between 20000 and 32000")
+            anyhow::bail!("no free port on 127.0.0.1 and {address} between 20000 and 32000")
         };
         Ok(Self { etcd: next()?, api_server: next()?, kubelet: next()? })
     }
@@ -98,16 +100,14 @@ impl Starter<'_> {
         let files = self.files;
         let mut flags = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd),
-            "--bind-address=127.0.0.1".into(),
-            "--advertise-address=127.0.0.1".into(),
             format!("--secure-port={}", self.ports.api_server),
-            // The loopback address is refused as an endpoint of the `kubernetes` Service.
-            "--endpoint-reconciler-type=none".into(),
             "--service-cluster-ip-range=10.96.0.0/12".into(),
             format!("--tls-cert-file={}", files.serving.display()),
             format!("--tls-private-key-file={}", files.serving_key.display()),
             format!("--client-ca-file={}", files.authority.display()),
             format!("--kubelet-certificate-authority={}", files.authority.display()),
+            format!("--kubelet-client-certificate={}", files.kubelet_client.display()),
+            format!("--kubelet-client-key={}", files.kubelet_client_key.display()),
             "--kubelet-preferred-address-types=InternalIP".into(),
             format!("--service-account-key-file={}", files.service_account_public_key.display()),
             format!("--service-account-signing-key-file={}", files.service_account_key.display()),
@@ -117,6 +117,18 @@ impl Starter<'_> {
             "--allow-privileged=true".into(),
             "--profiling=false".into(),
         ];
+        match &options.real_node {
+            Some(node) => {
+                flags.push(format!("--bind-address={}", node.control_plane));
+                flags.push(format!("--advertise-address={}", node.control_plane));
+            }
+            None => flags.extend([
+                "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".into(),
+                // The loopback address is refused as an endpoint of the `kubernetes` Service.
+                "--endpoint-reconciler-type=none".into(),
+            ]),
+        }
         if options.audit {
             let policy = self.in_folder("audit-policy.yaml");
             std::fs::write(&policy, AUDIT_POLICY).context("can't write the audit policy")?;
@@ -127,7 +139,7 @@ impl Starter<'_> {
         self.start(Tool::KubeApiserver, flags)
     }
 
-    pub(super) fn controller_manager(&self) -> Result<()> {
+    pub(super) fn controller_manager(&self, options: &Options) -> Result<()> {
         let files = self.files;
         let more_workers = [
             "deployment",
@@ -156,7 +168,11 @@ impl Starter<'_> {
             "--node-monitor-grace-period=5m".into(),
         ];
         let workers = more_workers.map(|what| format!("--concurrent-{what}-syncs=20"));
-        self.start(Tool::KubeControllerManager, flags.into_iter().chain(workers))
+        let pods = options
+            .real_node
+            .iter()
+            .flat_map(|node| ["--allocate-node-cidrs=true".to_owned(), format!("--cluster-cidr={}", node.pods)]);
+        self.start(Tool::KubeControllerManager, flags.into_iter().chain(workers).chain(pods))
     }
 
     pub(super) fn scheduler(&self) -> Result<()> {

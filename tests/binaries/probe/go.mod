@@ -1,0 +1,3 @@
+module quell.dev/tests/binaries/probe
+
+go 1.26.0
