@@ -14,7 +14,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt as _};
-use quell_actions::quarantine::facts;
+use quell_actions::quarantine::{DenyKind, facts};
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
@@ -358,6 +358,10 @@ impl Caches {
 impl Cluster for Caches {
     fn policies(&self) -> &StandingPolicies {
         &self.policies
+    }
+
+    fn deny_kinds(&self) -> BTreeSet<DenyKind> {
+        self.containment.deny_kinds()
     }
 
     fn affected(&self) -> Affected {

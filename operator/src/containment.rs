@@ -3,7 +3,7 @@
 //! What is open at a pod hangs on policies, namespaces and the pod's own labels, not on other pods: so only quarantined pods are modelled,
 //! and every policy. Whoever changes one of those wakes the runs whose pods it concerns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use kube::ResourceExt as _;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 use quell_actions::Mark;
-use quell_actions::quarantine::Profile;
+use quell_actions::quarantine::{DenyKind, Profile, denied_by, deny_policy};
 use quell_crds::conditions::{Reason, Status};
 use quell_crds::names;
 use quell_crds::v1alpha1::step::Quarantine;
@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::engine::Queue;
 use crate::mirror::Change;
+use crate::policies::Kind;
 
 /// What is known of quarantines. Shared by the watches, which feed it, and the engine, which asks.
 pub struct Containment {
@@ -41,6 +42,8 @@ struct Inner {
     quarantines: HashMap<PodRef, Held>,
     /// Pods with the label of a quarantine, and its profile.
     labelled: BTreeMap<PodRef, String>,
+    /// Kinds of policies that are served, and whether those that stand were read.
+    kinds: BTreeMap<(&'static str, &'static str), bool>,
 }
 
 /// A quarantine that stands.
@@ -222,6 +225,36 @@ impl Containment {
         self.wake(&mut inner, changed, reference);
     }
 
+    /// A kind of policy is served: until its policies are read, nothing is told for sure.
+    pub fn is_served(&self, kind: &'static Kind) {
+        self.inner().kinds.entry((kind.group, kind.kind)).or_insert(false);
+    }
+
+    /// Every policy of a kind was read.
+    pub fn is_read(&self, kind: &'static Kind) {
+        if self.inner().kinds.insert((kind.group, kind.kind), true) != Some(true) {
+            self.wake_all();
+        }
+    }
+
+    /// A kind of policy isn't served any more, and its policies are gone with it.
+    pub fn is_served_no_more(&self, kind: &'static Kind) {
+        let mut inner = self.inner();
+        inner.kinds.remove(&(kind.group, kind.kind));
+        let Some(policies) = PolicyKind::of(kind.group, kind.kind) else { return };
+        let gone: Vec<PolicyRef> = inner.model.policies(policies).cloned().collect();
+        drop(inner);
+        for policy in gone {
+            self.policy_gone(&policy);
+        }
+    }
+
+    /// Kinds of policies that are served, and deny whatever others allow.
+    #[must_use]
+    pub fn deny_kinds(&self) -> BTreeSet<DenyKind> {
+        self.inner().kinds.keys().filter_map(|(group, kind)| DenyKind::of(group, kind)).collect()
+    }
+
     /// A namespace has changed.
     pub fn namespace_changed(&self, change: &Change<PartialObjectMeta<Namespace>>) {
         let mut inner = self.inner();
@@ -237,10 +270,11 @@ impl Containment {
 
     fn wake(&self, inner: &mut MutexGuard<'_, Inner>, changed: Vec<PodRef>, policy: &PolicyRef) {
         // The quarantine's own policy may have changed without a change of what is open, where another denies the same.
-        let own = policy.kind == PolicyKind::NetworkPolicy && policy.name.starts_with(OWN_POLICIES);
+        let own = policy.name.contains(OWN_POLICIES);
         let mut pods = changed;
         if own {
-            let there = inner.quarantines.keys().filter(|pod| policy.namespace.as_deref() == Some(&pod.namespace));
+            let here = |pod: &&PodRef| policy.namespace.as_deref().is_none_or(|namespace| namespace == pod.namespace);
+            let there = inner.quarantines.keys().filter(here);
             pods.extend(there.cloned());
         }
         pods.sort_unstable();
@@ -269,6 +303,11 @@ impl Containment {
         let network = self.network.read().unwrap_or_else(PoisonError::into_inner).clone();
         let pod = quarantine.pod();
         let leaks = self.leaks(&pod, quarantine);
+        let unread = self.unread();
+        if leaks.is_some() && !unread.is_empty() {
+            let message = format!("what gets through to pod {pod} can't be told: {unread} could not be read yet");
+            return (Status::Unknown, Reason::PathsUnknown, message, Vec::new());
+        }
         let observed = Observed {
             pod: &pod.to_string(),
             leaks: leaks.as_ref(),
@@ -279,6 +318,14 @@ impl Containment {
         let (status, reason, message) = judge(&observed);
         let paths = leaks.map(|leaks| leaks.lines().first).unwrap_or_default();
         (status, reason, message, paths)
+    }
+
+    /// Kinds of policies that are served and weren't read, for people.
+    fn unread(&self) -> String {
+        let inner = self.inner();
+        let unread =
+            inner.kinds.iter().filter(|(_, read)| !**read).map(|((group, kind), _)| format!("{kind} of {group}"));
+        unread.collect::<Vec<_>>().join(", ")
     }
 
     /// What gets through beyond what the profile leaves open; `None`: the pod is gone.
@@ -322,7 +369,10 @@ impl Containment {
         let own = quarantine.receipt.before.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
         let back = labels.keys().any(|key| own.contains_key(key) && !given.contains_key(key));
         let added = labels.keys().any(|key| !given.contains_key(key));
-        let policy = self.inner().model.policy(own_policy(quarantine).reference()) != Some(&own_policy(quarantine));
+        let inner = self.inner();
+        let stand_on = [Some(own_policy(quarantine)), own_deny_policy(quarantine)];
+        let policy = stand_on.iter().flatten().any(|own| inner.model.policy(own.reference()) != Some(own));
+        drop(inner);
         if lost || back || policy || (open && added) { Deviation::Changed { open } } else { Deviation::None }
     }
 
@@ -395,11 +445,19 @@ fn own_policy(quarantine: &Standing) -> Policy {
     said_by(&quarantine.receipt.namespace, &Profile::of(&quarantine.parameters))
 }
 
+/// The policy beside it that denies whatever others allow.
+fn own_deny_policy(quarantine: &Standing) -> Option<Policy> {
+    let kind = denied_by(&quarantine.receipt)?;
+    Policy::read(&deny_policy(kind, &quarantine.receipt.namespace, &quarantine.parameters, &no_mark())).ok()
+}
+
+/// The mark has no part in what a policy lets through.
+fn no_mark() -> Mark {
+    Mark { namespace: String::new(), remediation: String::new(), finding: String::new(), step: String::new() }
+}
+
 fn said_by(namespace: &str, profile: &Profile) -> Policy {
-    // The mark has no part in what a policy lets through.
-    let mark =
-        Mark { namespace: String::new(), remediation: String::new(), finding: String::new(), step: String::new() };
-    Policy::from(&profile.policy(namespace, &mark))
+    Policy::from(&profile.policy(namespace, &no_mark()))
 }
 
 /// What the profile leaves open on purpose: all that its policy, alone in the cluster, lets through.

@@ -12,6 +12,7 @@ mod leader;
 mod metrics;
 mod mirror;
 pub mod operator;
+mod policies;
 mod probes;
 mod process;
 pub mod rbac;

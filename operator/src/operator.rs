@@ -26,6 +26,7 @@ use crate::lanes::Lanes;
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
+use crate::policies;
 use crate::probes::{self, Readiness};
 use crate::settings::Settings;
 
@@ -124,6 +125,7 @@ async fn run_until(
         ended = probes => return ended,
         () = end.cancelled() => return Ok(()),
     }
+    tasks.spawn(policies::follow(client.clone(), caches.containment.clone(), end.clone()));
     let library = Arc::new(Library::default());
     library.refresh(&caches);
     let sources = Sources::default();

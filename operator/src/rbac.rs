@@ -84,6 +84,36 @@ pub const OWN: &[Need] = &[
         "what still gets through to quarantined pods, and the finalizer of the policies that they stand on",
     ),
     cluster(
+        "apiextensions.k8s.io",
+        &["customresourcedefinitions"],
+        FOLLOW,
+        "which kinds of network policies this cluster serves (metadata only)",
+    ),
+    cluster(
+        "policy.networking.k8s.io",
+        &["adminnetworkpolicies", "baselineadminnetworkpolicies", "clusternetworkpolicies"],
+        FOLLOW,
+        "what they let through to quarantined pods, where they are served",
+    ),
+    cluster(
+        "cilium.io",
+        &["ciliumclusterwidenetworkpolicies", "ciliumnetworkpolicies"],
+        FOLLOW,
+        "what they let through to quarantined pods, where they are served",
+    ),
+    cluster(
+        "crd.projectcalico.org",
+        &["globalnetworkpolicies", "networkpolicies", "tiers"],
+        FOLLOW,
+        "what they let through to quarantined pods, where they are served",
+    ),
+    cluster(
+        "projectcalico.org",
+        &["globalnetworkpolicies", "networkpolicies", "tiers"],
+        FOLLOW,
+        "what they let through to quarantined pods, where they are served",
+    ),
+    cluster(
         "quell.dev",
         &["findings"],
         &["create", "get", "list", "watch"],

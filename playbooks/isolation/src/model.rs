@@ -170,6 +170,12 @@ impl Model {
         }
     }
 
+    /// The policies of a kind that stand.
+    pub fn policies(&self, kind: PolicyKind) -> impl Iterator<Item = &PolicyRef> {
+        let all = self.policies.by_namespace.values().chain([&self.policies.of_cluster]);
+        all.flat_map(BTreeMap::keys).filter(move |policy| policy.kind == kind)
+    }
+
     /// What is open at a pod; `None` where no such pod is known.
     #[must_use]
     pub fn exposure(&self, pod: &PodRef) -> Option<Exposure> {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use quell_actions::quarantine::DenyKind;
 use quell_actions::rights::{Place, rights};
 use quell_actions::{Cluster, StandingPolicies, Write};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind};
@@ -197,6 +198,8 @@ async fn allowed(client: &Client, user: &str, namespace: &str, group: &str, reso
 #[derive(Default)]
 pub struct Known {
     policies: StandingPolicies,
+    /// Kinds of policies that deny whatever others allow.
+    pub deny_kinds: BTreeSet<DenyKind>,
     affected: Mutex<Affected>,
     digests: Mutex<HashMap<String, String>>,
     channels: Mutex<HashMap<String, ChannelKind>>,
@@ -223,6 +226,10 @@ impl Known {
 impl Cluster for Known {
     fn policies(&self) -> &StandingPolicies {
         &self.policies
+    }
+
+    fn deny_kinds(&self) -> BTreeSet<DenyKind> {
+        self.deny_kinds.clone()
     }
 
     fn affected(&self) -> Affected {

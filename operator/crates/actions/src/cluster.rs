@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind};
 use quell_playbooks::images::Affected;
 
-use crate::quarantine::Profile;
+use crate::quarantine::{DenyKind, Profile};
 
 /// What is known of the cluster without a request.
 pub trait Cluster: Send + Sync {
     /// The quarantine policies that are known to stand.
     fn policies(&self) -> &StandingPolicies;
+    /// The kinds of policies that deny whatever others allow, and that this cluster serves.
+    fn deny_kinds(&self) -> BTreeSet<DenyKind>;
     /// Images that open Findings name.
     fn affected(&self) -> Affected;
     /// Digests that containers with one of these image references run, or ran, as far as pods tell.
@@ -31,13 +33,22 @@ pub struct StandingPolicies {
 #[derive(Clone, Debug)]
 struct Standing {
     profile: Profile,
-    stands: Arc<tokio::sync::Mutex<bool>>,
+    stands: Arc<tokio::sync::Mutex<Stands>>,
+}
+
+/// What stands of a quarantine's policies in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stands {
+    /// The NetworkPolicy does, as it should be.
+    pub policy: bool,
+    /// The policy that denies whatever others allow, where there is one.
+    pub deny: Option<DenyKind>,
 }
 
 impl StandingPolicies {
     /// Whether the policy of a profile stands in a namespace; held, it keeps others waiting until it does.
     #[must_use]
-    pub fn of(&self, namespace: &str, profile: &Profile) -> Arc<tokio::sync::Mutex<bool>> {
+    pub fn of(&self, namespace: &str, profile: &Profile) -> Arc<tokio::sync::Mutex<Stands>> {
         let key = (namespace.to_owned(), profile.name().to_owned());
         match self.all.lock() {
             Ok(mut all) => {
@@ -61,6 +72,6 @@ impl StandingPolicies {
     pub async fn seen(&self, namespace: &str, profile: &Profile, look: impl FnOnce() -> bool) {
         let standing = self.of(namespace, profile);
         let mut stands = standing.lock().await;
-        *stands = look();
+        stands.policy = look();
     }
 }

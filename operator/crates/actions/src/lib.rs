@@ -19,7 +19,7 @@ mod wait;
 mod workloads;
 pub mod write;
 
-pub use cluster::{Cluster, StandingPolicies};
+pub use cluster::{Cluster, StandingPolicies, Stands};
 pub use context::Context;
 pub use error::ActionError;
 pub use mark::Mark;

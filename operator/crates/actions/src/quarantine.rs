@@ -3,10 +3,12 @@
 //! The deny policy stands before the pod's labels change, so that no moment is open. The labels change in one patch that tests the pod's
 //! UID and its labels as they were thought to be, so that neither a new pod of the same name nor a change in between is overrun.
 
+mod deny;
 mod keep;
 mod policy;
 mod profile;
 
+pub use deny::{DenyKind, as_object as deny_policy};
 pub use keep::{Kept, keep};
 pub use profile::{FULL, Profile, policy_name};
 
@@ -21,6 +23,7 @@ use quell_crds::v1alpha1::step::Quarantine;
 use quell_playbooks::{Controller, PodFacts, TargetState};
 use serde_json::{Map, Value, json};
 
+use self::policy::Wanted;
 use crate::mark::{self, Mark, annotate, unannotate};
 use crate::write::Patched;
 use crate::{ActionError, Context, Progress, Right};
@@ -28,6 +31,15 @@ use crate::{ActionError, Context, Progress, Right};
 /// Policies are created once a namespace, read only where one of that name is there that Quell didn't see, and mended where
 /// somebody changed it. Pods are read only where they aren't as the cache says, and for undo.
 pub const RIGHTS: &[Right] = &[
+    Right::new("cilium.io", "ciliumnetworkpolicies", "create"),
+    Right::new("cilium.io", "ciliumnetworkpolicies", "get"),
+    Right::new("cilium.io", "ciliumnetworkpolicies", "patch"),
+    Right::new("crd.projectcalico.org", "networkpolicies", "create"),
+    Right::new("crd.projectcalico.org", "networkpolicies", "get"),
+    Right::new("crd.projectcalico.org", "networkpolicies", "patch"),
+    Right::new("policy.networking.k8s.io", "clusternetworkpolicies", "create"),
+    Right::new("policy.networking.k8s.io", "clusternetworkpolicies", "get"),
+    Right::new("policy.networking.k8s.io", "clusternetworkpolicies", "patch"),
     Right::new("networking.k8s.io", "networkpolicies", "create"),
     Right::new("networking.k8s.io", "networkpolicies", "get"),
     Right::new("networking.k8s.io", "networkpolicies", "patch"),
@@ -35,24 +47,32 @@ pub const RIGHTS: &[Right] = &[
     Right::new("", "pods", "patch"),
 ];
 
+/// Where a receipt says which kind of policy denies whatever others allow.
+const DENY: &str = "denyPolicy";
 /// A pod whose labels change while they are read is read again this often before the try fails.
 const LOOKS: usize = 3;
+
+/// The policy that denies whatever others allow, which a quarantine stands on beside its NetworkPolicy.
+#[must_use]
+pub fn denied_by(receipt: &Receipt) -> Option<DenyKind> {
+    serde_json::from_value(receipt.after.get(DENY)?.clone()).ok()
+}
 
 /// Cuts the pod off.
 pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progress, ActionError> {
     let mut pod = target(cx)?.clone();
     refuse_host_network(&pod)?;
-    let profile = Profile::of(parameters);
-    policy::ensure(cx, &pod.namespace, &profile).await?;
+    let wanted = Wanted::of(parameters, cx)?;
+    let stands = policy::ensure(cx, &pod.namespace, &wanted).await?;
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), &pod.namespace);
     for _ in 0..LOOKS {
-        if let Some(done) = already(&pod, cx.mark) {
+        if let Some(done) = already(&pod, cx.mark, stands.deny) {
             return Ok(done);
         }
-        let labels = new_labels(&pod, parameters, &profile, cx.mark);
+        let labels = new_labels(&pod, parameters, &wanted.profile, cx.mark);
         let operations = operations(&pod, &labels, cx.mark);
         match cx.writer.patch_unread(&api, &pod.namespace, &pod.name, operations).await {
-            Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters)),
+            Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters, stands.deny)),
             // The cache was behind, or somebody was quicker: look at the pod itself and decide anew.
             Ok(Patched::Precondition) => pod = fresh(cx, &api, &pod).await?,
             Err(error) if error.reason() == Reason::TargetNotFound => return Err(gone(&pod.namespace, &pod.name)),
@@ -173,7 +193,7 @@ fn refuse_host_network(pod: &PodFacts) -> Result<(), ActionError> {
 }
 
 /// A pod that is under quarantine already: by this run, after a crash, or by another.
-fn already(pod: &PodFacts, mark: &Mark) -> Option<Progress> {
+fn already(pod: &PodFacts, mark: &Mark, deny: Option<DenyKind>) -> Option<Progress> {
     pod.labels.get(names::QUARANTINE)?;
     let name = format!("{}/{}", pod.namespace, pod.name);
     if mark.is_on(pod.annotations.as_ref()) {
@@ -181,7 +201,7 @@ fn already(pod: &PodFacts, mark: &Mark) -> Option<Progress> {
         let was_there = |key: &str| before.get("labels").is_some_and(|labels| labels.get(key).is_some());
         let ours = |key: &str| was_there(key) || key == names::QUARANTINE || key == names::REMEDIATION;
         let put = pod.labels.iter().filter(|(key, _)| ours(key)).map(|(key, value)| (key.clone(), value.clone()));
-        let receipt = receipt(pod, before.clone(), &put.collect());
+        let receipt = receipt(pod, before.clone(), &put.collect(), deny);
         return Some(Progress::done(format!("pod {name} is cut off"), Some(receipt)));
     }
     let other = pod.labels.get(names::REMEDIATION).map_or("somebody else", String::as_str);
@@ -210,7 +230,16 @@ fn before(pod: &PodFacts) -> Map<String, Value> {
     Map::from_iter([("labels".to_owned(), json!(pod.labels))])
 }
 
-fn receipt(pod: &PodFacts, before: Map<String, Value>, labels: &BTreeMap<String, String>) -> Receipt {
+fn receipt(
+    pod: &PodFacts,
+    before: Map<String, Value>,
+    labels: &BTreeMap<String, String>,
+    deny: Option<DenyKind>,
+) -> Receipt {
+    let mut after = Map::from_iter([("labels".to_owned(), json!(labels))]);
+    if let Some(kind) = deny {
+        after.insert(DENY.to_owned(), json!(kind));
+    }
     Receipt {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
@@ -218,18 +247,23 @@ fn receipt(pod: &PodFacts, before: Map<String, Value>, labels: &BTreeMap<String,
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         before,
-        after: Map::from_iter([("labels".to_owned(), json!(labels))]),
+        after,
     }
 }
 
-fn done(pod: &PodFacts, labels: &BTreeMap<String, String>, parameters: &Quarantine) -> Progress {
+fn done(
+    pod: &PodFacts,
+    labels: &BTreeMap<String, String>,
+    parameters: &Quarantine,
+    deny: Option<DenyKind>,
+) -> Progress {
     let name = format!("{}/{}", pod.namespace, pod.name);
     let message = if parameters.detach {
         format!("pod {name} is cut off and out of its Services; {}", owner(pod))
     } else {
         format!("pod {name} is cut off by policy and keeps its labels, its Services and its owner")
     };
-    Progress::done(message, Some(receipt(pod, before(pod), labels)))
+    Progress::done(message, Some(receipt(pod, before(pod), labels, deny)))
 }
 
 /// What the owner of a detached pod does about it.

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt as _};
-use quell_actions::quarantine::Profile;
+use kube::{Client, ResourceExt as _, discovery};
+use quell_actions::quarantine::{DenyKind, Profile};
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind};
 use quell_ingest::normalize_image;
@@ -22,6 +23,7 @@ pub type Channels = BTreeMap<(PlaybookKind, String), ChannelKind>;
 /// What is known of the cluster; it only reads.
 pub struct Live {
     policies: StandingPolicies,
+    deny_kinds: BTreeSet<DenyKind>,
     channels: Channels,
     affected: Affected,
     /// Image references that containers run, and their digests.
@@ -48,6 +50,8 @@ impl Live {
             let policy = ask(format!("reading NetworkPolicy {namespace}/{name}"), api.get_opt(&name)).await?;
             policies.seen(namespace, &profile, || policy.is_some_and(|policy| profile.is_said_by(&policy))).await;
         }
+        let deny_kinds =
+            if has(|kind| matches!(kind, StepKind::Quarantine(_))) { served(client).await } else { BTreeSet::new() };
         if has(|kind| matches!(kind, StepKind::Notify(_))) {
             read_channels(client, playbook.reference.kind, namespace, &mut channels).await?;
         }
@@ -56,8 +60,16 @@ impl Live {
             affected = affected_images(client, namespace).await?;
             running = running_images(client, namespace).await?;
         }
-        Ok(Self { policies, channels, affected, running, own_namespace: own_namespace.to_owned() })
+        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace: own_namespace.to_owned() })
     }
+}
+
+/// What can't be asked counts as not served.
+async fn served(client: &Client) -> BTreeSet<DenyKind> {
+    let groups = ["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io"];
+    let found = join_all(groups.map(|group| discovery::group(client, group))).await;
+    let resources = found.iter().flatten().flat_map(discovery::ApiGroup::recommended_resources);
+    resources.filter_map(|(resource, _)| DenyKind::of(&resource.group, &resource.kind)).collect()
 }
 
 async fn read_channels(
@@ -119,6 +131,10 @@ async fn running_images(client: &Client, namespace: &str) -> Result<Vec<(String,
 impl Cluster for Live {
     fn policies(&self) -> &StandingPolicies {
         &self.policies
+    }
+
+    fn deny_kinds(&self) -> BTreeSet<DenyKind> {
+        self.deny_kinds.clone()
     }
 
     fn affected(&self) -> Affected {

@@ -12,8 +12,9 @@ use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::Quarantine;
 use serde_json::{Map, Value, json};
 
+use super::policy::Wanted;
 use super::profile::Profile;
-use super::{LOOKS, facts, policy};
+use super::{LOOKS, denied_by, facts, policy};
 use crate::mark::annotate;
 use crate::write::Patched;
 use crate::{ActionError, Context};
@@ -42,8 +43,8 @@ pub async fn keep(
     open: bool,
     cx: &Context<'_>,
 ) -> Result<Kept, ActionError> {
-    let profile = Profile::of(parameters);
-    let policy_changed = policy::ensure_afresh(cx, &receipt.namespace, &profile).await?;
+    let wanted = Wanted { parameters, profile: Profile::of(parameters), deny: denied_by(receipt) };
+    let policy_changed = policy::ensure_afresh(cx, &receipt.namespace, &wanted).await?.changed;
     let (given, own) = (labels(&receipt.after), labels(&receipt.before));
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), &receipt.namespace);
     for _ in 0..LOOKS {

@@ -1,34 +1,95 @@
-//! The policy of a profile stands before a pod is cut off, and as long as one is.
+//! The policies of a profile stand before a pod is cut off, and as long as one is.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use kube::api::Api;
 use quell_crds::conditions::Reason;
+use quell_crds::v1alpha1::step::{Method, Quarantine};
 use serde_json::{Map, json};
 
 use super::LOOKS;
+use super::deny::{self, DenyKind};
 use super::profile::Profile;
+use crate::cluster::Stands;
 use crate::mark::{annotate, label};
 use crate::write::Patched;
 use crate::{ActionError, Context};
 
-/// The policy stands when this returns. It is left standing by undo: it selects nothing but quarantined pods, and taking it away could
-/// race with a quarantine that counts on it. The answer is whether something had to be done for it.
-pub(super) async fn ensure(cx: &Context<'_>, namespace: &str, profile: &Profile) -> Result<bool, ActionError> {
-    let standing = cx.cluster.policies().of(namespace, profile);
-    let mut stands = standing.lock().await;
-    if *stands { Ok(false) } else { make(cx, namespace, profile, &mut stands).await }
+/// What a quarantine stands on.
+pub(super) struct Wanted<'a> {
+    pub parameters: &'a Quarantine,
+    pub profile: Profile,
+    pub deny: Option<DenyKind>,
 }
 
-/// The same, without believing that it stands.
-pub(super) async fn ensure_afresh(cx: &Context<'_>, namespace: &str, profile: &Profile) -> Result<bool, ActionError> {
-    let standing = cx.cluster.policies().of(namespace, profile);
-    let mut stands = standing.lock().await;
-    *stands = false;
-    make(cx, namespace, profile, &mut stands).await
+impl<'a> Wanted<'a> {
+    pub fn of(parameters: &'a Quarantine, cx: &Context<'_>) -> Result<Self, ActionError> {
+        Ok(Self { parameters, profile: Profile::of(parameters), deny: deny::choose(parameters, cx)? })
+    }
 }
 
-async fn make(cx: &Context<'_>, namespace: &str, profile: &Profile, stands: &mut bool) -> Result<bool, ActionError> {
+/// What came of it.
+pub(super) struct Ensured {
+    /// Something had to be done.
+    pub changed: bool,
+    /// The kind of policy that denies whatever others allow, where one stands.
+    pub deny: Option<DenyKind>,
+}
+
+/// The policies stand when this returns. They are left standing by undo: they select nothing but quarantined pods, and taking them away
+/// could race with a quarantine that counts on them.
+pub(super) async fn ensure(cx: &Context<'_>, namespace: &str, wanted: &Wanted<'_>) -> Result<Ensured, ActionError> {
+    let standing = cx.cluster.policies().of(namespace, &wanted.profile);
+    let mut stands = standing.lock().await;
+    if stands.policy && (stands.deny.is_some() || wanted.parameters.method != Method::DenyPolicy) {
+        return Ok(Ensured { changed: false, deny: stands.deny });
+    }
+    make(cx, namespace, wanted, &mut stands).await
+}
+
+/// The same, without believing that they stand.
+pub(super) async fn ensure_afresh(
+    cx: &Context<'_>,
+    namespace: &str,
+    wanted: &Wanted<'_>,
+) -> Result<Ensured, ActionError> {
+    let standing = cx.cluster.policies().of(namespace, &wanted.profile);
+    let mut stands = standing.lock().await;
+    *stands = Stands::default();
+    make(cx, namespace, wanted, &mut stands).await
+}
+
+async fn make(
+    cx: &Context<'_>,
+    namespace: &str,
+    wanted: &Wanted<'_>,
+    stands: &mut Stands,
+) -> Result<Ensured, ActionError> {
+    // Side by side: neither needs the other.
+    let (policy, deny) =
+        tokio::join!(network_policy(cx, namespace, &wanted.profile), deny_policy(cx, namespace, wanted));
+    let (changed, (deny_changed, deny)) = (policy?, deny?);
+    if !cx.writer.is_rehearsal() {
+        *stands = Stands { policy: true, deny };
+    }
+    Ok(Ensured { changed: changed || deny_changed, deny })
+}
+
+/// With `method: Auto` it is a second line: where it can't be had, what others allow is told by `Contained`.
+async fn deny_policy(
+    cx: &Context<'_>,
+    namespace: &str,
+    wanted: &Wanted<'_>,
+) -> Result<(bool, Option<DenyKind>), ActionError> {
+    let Some(kind) = wanted.deny else { return Ok((false, None)) };
+    match deny::ensure(kind, cx, namespace, &wanted.profile, wanted.parameters.isolate).await {
+        Ok(changed) => Ok((changed, Some(kind))),
+        Err(_) if wanted.parameters.method == Method::Auto => Ok((false, None)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn network_policy(cx: &Context<'_>, namespace: &str, profile: &Profile) -> Result<bool, ActionError> {
     let api: Api<NetworkPolicy> = Api::namespaced(cx.writer.client(), namespace);
     let (name, wanted) = (profile.policy_name(), profile.policy(namespace, cx.mark));
     for _ in 0..LOOKS {
@@ -41,7 +102,6 @@ async fn make(cx: &Context<'_>, namespace: &str, profile: &Profile, stands: &mut
                 continue;
             }
         }
-        *stands = !cx.writer.is_rehearsal();
         return Ok(changed);
     }
     Err(ActionError::for_now(

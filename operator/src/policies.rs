@@ -1,0 +1,155 @@
+//! Policies of network plugins: followed while the cluster serves them, for what they let through to quarantined pods.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, PartialObjectMeta};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Client, ResourceExt as _, discovery};
+use quell_isolation::{Policy, PolicyKind, PolicyRef};
+use serde_json::json;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::containment::Containment;
+
+/// A kind of policy, as a CustomResourceDefinition has it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// API group.
+    pub group: &'static str,
+    /// Kind.
+    pub kind: &'static str,
+    /// The plural, which is the resource.
+    pub plural: &'static str,
+}
+
+const fn kind(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group, kind, plural }
+}
+
+/// Every kind beside NetworkPolicy that has a say over a pod's traffic. Calico keeps what people write as `projectcalico.org/v3` in kinds
+/// of `crd.projectcalico.org`; where it serves the former by CustomResourceDefinitions, the latter aren't there.
+pub const KINDS: &[Kind] = &[
+    kind("policy.networking.k8s.io", "ClusterNetworkPolicy", "clusternetworkpolicies"),
+    kind("policy.networking.k8s.io", "AdminNetworkPolicy", "adminnetworkpolicies"),
+    kind("policy.networking.k8s.io", "BaselineAdminNetworkPolicy", "baselineadminnetworkpolicies"),
+    kind("cilium.io", "CiliumNetworkPolicy", "ciliumnetworkpolicies"),
+    kind("cilium.io", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies"),
+    kind("crd.projectcalico.org", "NetworkPolicy", "networkpolicies"),
+    kind("crd.projectcalico.org", "GlobalNetworkPolicy", "globalnetworkpolicies"),
+    kind("crd.projectcalico.org", "Tier", "tiers"),
+    kind("projectcalico.org", "NetworkPolicy", "networkpolicies"),
+    kind("projectcalico.org", "GlobalNetworkPolicy", "globalnetworkpolicies"),
+    kind("projectcalico.org", "Tier", "tiers"),
+];
+
+/// Follows every kind from the moment that it is served to the moment that it isn't any more, until `end`.
+pub async fn follow(client: Client, containment: Arc<Containment>, end: CancellationToken) {
+    let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
+    let stream = watch(definitions, watcher::Config::default()).default_backoff().take_until(end.cancelled_owned());
+    let mut stream = std::pin::pin!(stream);
+    let mut open: HashMap<&'static Kind, AbortHandle> = HashMap::new();
+    let mut listed: HashSet<&'static Kind> = HashSet::new();
+    loop {
+        match stream.try_next().await {
+            Ok(None) => break,
+            Ok(Some(Event::Init)) => listed.clear(),
+            Ok(Some(Event::InitApply(definition) | Event::Apply(definition))) => {
+                let Some(kind) = of(&definition.name_any()) else { continue };
+                listed.insert(kind);
+                containment.is_served(kind);
+                // A definition that was just created isn't served at once, and changes again when it is.
+                if open.get(kind).is_none_or(AbortHandle::is_finished) {
+                    let followed = one(client.clone(), kind, containment.clone());
+                    open.insert(kind, tokio::spawn(followed).abort_handle());
+                }
+            }
+            Ok(Some(Event::Delete(definition))) => {
+                if let Some(kind) = of(&definition.name_any()) {
+                    gone(kind, &mut open, &containment);
+                }
+            }
+            Ok(Some(Event::InitDone)) => {
+                let missing: Vec<_> = open.keys().copied().filter(|kind| !listed.contains(kind)).collect();
+                for kind in missing {
+                    gone(kind, &mut open, &containment);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "which kinds of policies are served can't be told; tried again"),
+        }
+    }
+    for task in open.into_values() {
+        task.abort();
+    }
+}
+
+fn of(definition: &str) -> Option<&'static Kind> {
+    let (plural, group) = definition.split_once('.')?;
+    KINDS.iter().find(|kind| (kind.plural, kind.group) == (plural, group))
+}
+
+fn gone(kind: &'static Kind, open: &mut HashMap<&'static Kind, AbortHandle>, containment: &Containment) {
+    if let Some(task) = open.remove(kind) {
+        task.abort();
+    }
+    containment.is_served_no_more(kind);
+}
+
+async fn one(client: Client, kind: &'static Kind, containment: Arc<Containment>) {
+    let found = match discovery::group(&client, kind.group).await {
+        Ok(group) => group.recommended_kind(kind.kind),
+        Err(error) => {
+            tracing::info!(kind = kind.kind, %error, "not served yet");
+            return;
+        }
+    };
+    let (Some((resource, _)), Some(policy_kind)) = (found, PolicyKind::of(kind.group, kind.kind)) else { return };
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let stream =
+        watch(api, watcher::Config::default()).modify(|object| object.managed_fields_mut().clear()).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut known: BTreeSet<PolicyRef> = BTreeSet::new();
+    let mut listed: BTreeSet<PolicyRef> = BTreeSet::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object) | Event::Apply(object)) => match read(&object, kind) {
+                Ok(policy) => {
+                    listed.insert(policy.reference().clone());
+                    known.insert(policy.reference().clone());
+                    containment.policy_stands(policy);
+                }
+                Err(error) => tracing::warn!(kind = kind.kind, name = object.name_any(), error, "not a policy"),
+            },
+            Ok(Event::Delete(object)) => {
+                let reference = PolicyRef { kind: policy_kind, namespace: object.namespace(), name: object.name_any() };
+                known.remove(&reference);
+                containment.policy_gone(&reference);
+            }
+            Ok(Event::InitDone) => {
+                for reference in &known - &listed {
+                    containment.policy_gone(&reference);
+                }
+                known.clone_from(&listed);
+                containment.is_read(kind);
+            }
+            Err(error) => {
+                tracing::warn!(kind = kind.kind, %error, "policies can't be followed; tried again");
+            }
+        }
+    }
+}
+
+fn read(object: &DynamicObject, kind: &Kind) -> Result<Policy, String> {
+    let mut value = json!(object);
+    // In a list the objects don't say what they are.
+    if value["kind"].is_null() {
+        value["kind"] = json!(kind.kind);
+        value["apiVersion"] = json!(format!("{}/v1", kind.group));
+    }
+    Policy::read(&value).map_err(|error| error.to_string())
+}
