@@ -11,8 +11,8 @@ use quell_crds::v1alpha1::{Finding, Remediation};
 use quell_notify::Courier;
 use quell_playbooks::contained::Network;
 use thiserror::Error;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -125,7 +125,10 @@ async fn run_until(
         ended = probes => return ended,
         () = end.cancelled() => return Ok(()),
     }
-    tasks.spawn(policies::follow(client.clone(), caches.containment.clone(), end.clone()));
+    let (told, kinds) = oneshot::channel();
+    tasks.spawn(policies::follow(client.clone(), caches.containment.clone(), told, end.clone()));
+    // Told, or ended: either way nothing is gained by waiting on.
+    let _ = kinds.await;
     let library = Arc::new(Library::default());
     library.refresh(&caches);
     let sources = Sources::default();

@@ -11,6 +11,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Client, ResourceExt as _, discovery};
 use quell_isolation::{Policy, PolicyKind, PolicyRef};
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +48,10 @@ pub const KINDS: &[Kind] = &[
     kind("projectcalico.org", "Tier", "tiers"),
 ];
 
-/// Follows every kind from the moment that it is served to the moment that it isn't any more, until `end`.
-pub async fn follow(client: Client, containment: Arc<Containment>, end: CancellationToken) {
+/// Follows every kind from the moment that it is served to the moment that it isn't any more, until `end`. `told` is told once it is known
+/// which kinds are served, or that it can't be known for now.
+pub async fn follow(client: Client, containment: Arc<Containment>, told: oneshot::Sender<()>, end: CancellationToken) {
+    let mut told = Some(told);
     let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
     let stream = watch(definitions, watcher::Config::default()).default_backoff().take_until(end.cancelled_owned());
     let mut stream = std::pin::pin!(stream);
@@ -78,12 +81,23 @@ pub async fn follow(client: Client, containment: Arc<Containment>, end: Cancella
                 for kind in missing {
                     gone(kind, &mut open, &containment);
                 }
+                tell(&mut told);
             }
-            Err(error) => tracing::warn!(%error, "which kinds of policies are served can't be told; tried again"),
+            Err(error) => {
+                tracing::warn!(%error, "which kinds of policies are served can't be told; tried again");
+                tell(&mut told);
+            }
         }
     }
     for task in open.into_values() {
         task.abort();
+    }
+}
+
+fn tell(told: &mut Option<oneshot::Sender<()>>) {
+    if let Some(told) = told.take() {
+        // Nobody waits any more when the operator ends.
+        let _ = told.send(());
     }
 }
 

@@ -26,6 +26,7 @@ pub mod namespace;
 pub mod node;
 pub mod operator;
 pub mod packets;
+pub mod policy_kinds;
 pub mod requests;
 pub mod trivy_operator;
 pub mod wait;

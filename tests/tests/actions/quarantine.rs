@@ -8,17 +8,20 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Api;
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, ListParams};
-use quell_actions::quarantine::{FULL, Kept, Profile};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
+use kube::core::{ApiResource, GroupVersionKind};
+use quell_actions::quarantine::{self, DenyKind, FULL, Kept, Profile};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::StepKind;
-use quell_crds::v1alpha1::step::Quarantine;
+use quell_crds::v1alpha1::step::{Isolate, Method, Quarantine};
 use quell_playbooks::{Outcome, TargetState};
 use quell_tests::Recorder;
 use quell_tests::fixtures::{self, APP, Described as _, PodCarrier as _, Scaled as _, deployment, service};
 use quell_tests::wait::{self, DEADLINE, eventually};
+use quell_tests::{ControlPlane, policy_kinds};
 use serde_json::{Value, json};
 
 use crate::run::Run;
@@ -397,6 +400,75 @@ async fn profiles_with_other_exceptions_stand_beside_each_other() -> Result<()> 
     Ok(())
 }
 
+/// The same scenario with each kind that denies, and what is served decides which.
+async fn denied(recorder: &Recorder) -> Result<()> {
+    let control_plane = ControlPlane::shared().await?;
+    let kinds = vec![policy_kinds::cilium()?, policy_kinds::calico()?, policy_kinds::cluster()?];
+    quell_tests::crds::install_these(control_plane, kinds).await?;
+    for kind in [DenyKind::Cilium, DenyKind::Calico, DenyKind::ClusterNetworkPolicy] {
+        let mut stage = Stage::of(&self::kind(), recorder).await?;
+        stage.known.deny_kinds = [kind].into();
+        // A profile of its own, since one of these is of the whole cluster.
+        let parameters = Quarantine { isolate: Isolate::Ingress, method: Method::DenyPolicy, ..Quarantine::default() };
+        let there = pod(&stage, &fixtures::pod("shop")).await?;
+        let mut run = Run::of(&stage, StepKind::Quarantine(parameters.clone()))?.about(&there);
+        run.succeed().await?;
+        let receipt = run.receipt()?;
+        assert_eq!(quarantine::denied_by(&receipt), Some(kind));
+
+        let wanted = quarantine::deny_policy(kind, stage.namespace.name(), &parameters, &run.mark);
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::try_from(&TypeMeta {
+                api_version: wanted["apiVersion"].as_str().unwrap_or_default().to_owned(),
+                kind: wanted["kind"].as_str().unwrap_or_default().to_owned(),
+            })?,
+            match kind {
+                DenyKind::Cilium => "ciliumnetworkpolicies",
+                DenyKind::Calico => "networkpolicies",
+                DenyKind::ClusterNetworkPolicy => "clusternetworkpolicies",
+            },
+        );
+        let client = stage.namespace.client().clone();
+        let api: Api<DynamicObject> = if kind == DenyKind::ClusterNetworkPolicy {
+            Api::all_with(client, &resource)
+        } else {
+            Api::namespaced_with(client, stage.namespace.name(), &resource)
+        };
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        assert_eq!(api.get(name).await?.data["spec"], wanted["spec"]);
+
+        // Somebody takes the edge off it, and a crash loses the record: it is made again as it was.
+        let blunt = json!({"spec": {"ingress": null, "ingressDeny": null}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(blunt)).await?;
+        assert!(matches!(run.keep(&parameters, false).await?, Kept::Restored { .. }));
+        assert_eq!(api.get(name).await?.data["spec"], wanted["spec"]);
+        run.lose_record();
+        run.succeed().await?;
+        assert_eq!(run.receipt()?, receipt);
+        api.delete(name, &DeleteParams::default()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_that_denies_whatever_others_allow_stands_beside_the_network_policy() -> Result<()> {
+    denied(&Recorder::new()).await
+}
+
+#[tokio::test]
+async fn a_deny_policy_that_must_be_and_can_not_is_an_error_and_one_that_may_be_is_done_without() -> Result<()> {
+    let stage = stage().await?;
+    let there = pod(&stage, &fixtures::pod("shop")).await?;
+    let must = StepKind::Quarantine(Quarantine { method: Method::DenyPolicy, ..Quarantine::default() });
+    let message = Run::of(&stage, must)?.about(&there).refused(Reason::TargetUnsupported).await?;
+    assert!(message.contains("method: Auto"), "{message}");
+    assert_eq!(stage.writes(), 0);
+    let mut run = Run::of(&stage, kind())?.about(&there);
+    run.succeed().await?;
+    assert_eq!(quarantine::denied_by(&run.receipt()?), None);
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_the_owner_does_about_it_is_told() -> Result<()> {
     let stage = stage().await?;
@@ -439,7 +511,7 @@ async fn a_rehearsal_says_what_it_would_write_and_writes_nothing() -> Result<()>
 #[tokio::test]
 async fn every_right_that_it_declares_is_used() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder))?;
+    tokio::try_join!(twice(&recorder), mended(&recorder), denied(&recorder))?;
     assert_all_rights_used(&kind(), &recorder);
     Ok(())
 }

@@ -26,7 +26,8 @@ use crate::stage::Stage;
 pub struct Run<'a> {
     stage: &'a Stage,
     kind: StepKind,
-    mark: Mark,
+    /// Which run and step.
+    pub mark: Mark,
     /// The Finding and its target, as the caches would know them.
     pub world: World,
     /// What the step did so far.

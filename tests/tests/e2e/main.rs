@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod containment;
+mod denies;
 mod playbooks;
 mod restart;
 mod signals;
