@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod containment;
+mod guards;
 mod playbooks;
 mod restart;
 mod signals;
