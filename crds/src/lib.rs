@@ -25,5 +25,6 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         v1alpha1::Channel::crd(),
         v1alpha1::ClusterChannel::crd(),
         v1alpha1::Source::crd(),
+        v1alpha1::ImageBlock::crd(),
     ]
 }

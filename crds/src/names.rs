@@ -22,6 +22,10 @@ pub const FINDING: &str = "quell.dev/finding";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 
+/// Key of what is said of a user whom Quell acts as (the header `Impersonate-Extra-`), by which guards tell what Quell does from what the
+/// user does. Nobody can say it who has no right to.
+pub const ACTING: &str = "quell.dev/acting";
+
 /// The recommended label that names the tool which manages an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] on objects that Quell created.
@@ -81,6 +85,12 @@ pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: us
 #[must_use]
 pub fn created_by(remediation: &str, step: &str) -> String {
     with_hash(step, &[remediation, step])
+}
+
+/// The name of an object of the whole cluster that a step creates, the same for each try: runs of one name in two namespaces are two.
+#[must_use]
+pub fn created_for_cluster(namespace: &str, remediation: &str, step: &str) -> String {
+    with_hash(step, &[namespace, remediation, step])
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "five bits are asked for")]

@@ -18,8 +18,8 @@ use quell_actions::quarantine::{DenyKind, facts};
 use quell_actions::{Cluster, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, Remediation, Source,
-    Target, Workload,
+    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, PlaybookKind, Remediation,
+    Source, Target, Workload,
 };
 use quell_ingest::normalize_image;
 use quell_playbooks::contained::Network;
@@ -54,6 +54,8 @@ pub enum Notice {
     Sources,
     /// DaemonSets, by which the network plugin is told.
     Network,
+    /// An ImageBlock.
+    ImageBlocks,
 }
 
 /// The copies.
@@ -78,6 +80,8 @@ pub struct Caches {
     pub cluster_channels: Store<ClusterChannel>,
     /// Sources.
     pub sources: Store<Source>,
+    /// ImageBlocks. A cluster may lack the kind still; nothing waits for them.
+    pub image_blocks: Store<ImageBlock>,
     /// Secrets of Quell's own namespace.
     pub secrets: Store<Secret>,
     _marked: Marked,
@@ -157,6 +161,12 @@ impl Caches {
                 tell(notices, Notice::Library),
             ),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
+            image_blocks: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::ImageBlocks),
+            ),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use axum::http::{HeaderName, HeaderValue};
 use kube::{Client, Config};
 use quell_crds::v1alpha1::{PlaybookKind, PlaybookReference};
 
@@ -31,11 +32,28 @@ impl Identities {
         }
         let mut config = self.config.clone();
         config.auth_info.impersonate = Some(user.clone());
+        config.headers.push(acting());
         // Without groups of its own the API server gives the request those of every service account of that namespace.
         let client = Client::try_from(config)?;
         if let Ok(mut all) = self.others.lock() {
             all.insert(user, client.clone());
         }
         Ok(client)
+    }
+}
+
+/// Says of the user that Quell is who acts, in each request, so that guards and audit logs tell it from what the user does.
+fn acting() -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static("impersonate-extra-quell.dev%2facting"), HeaderValue::from_static("true"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_has_the_key_that_the_guards_know() {
+        let key = quell_crds::names::ACTING.replace('/', "%2f");
+        assert_eq!(acting().0.as_str(), format!("impersonate-extra-{key}"));
     }
 }

@@ -4,6 +4,7 @@ mod caches;
 mod containment;
 mod declared;
 mod engine;
+mod expiry;
 mod finalizers;
 mod identity;
 mod intake;

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
 use crate::engine::{self, Engine, Library, Queue, Runs, drive};
+use crate::expiry;
 use crate::finalizers;
 use crate::identity::Identities;
 use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
@@ -243,8 +244,15 @@ async fn lead(
         drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
         drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
         finalizers::keep(engine.client.clone(), caches.clone(), engine.lanes.clone(), queues.namespaces, end.clone()),
+        expiry::keep(
+            engine.client.clone(),
+            caches.clone(),
+            engine.recorder.clone(),
+            &changed.image_blocks,
+            end.clone()
+        ),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),
-        keep_sources_reported(declared, changed, watched.clone(), end.clone()),
+        keep_sources_reported(declared, changed.clone(), watched.clone(), end.clone()),
         intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
     );
 }
@@ -309,6 +317,7 @@ async fn keep_up(
                 sources.refresh(&caches);
                 changed.sources.notify_one();
             }
+            Notice::ImageBlocks => changed.image_blocks.notify_one(),
         }
     }
 }
@@ -322,6 +331,7 @@ fn is_unmatched(finding: &Finding) -> bool {
 struct Changed {
     library: Notify,
     sources: Notify,
+    image_blocks: Notify,
 }
 
 struct Queues {

@@ -145,6 +145,13 @@ pub const OWN: &[Need] = &[
         &["patch"],
         "tells what became of each; no `spec` is ever changed",
     ),
+    cluster("quell.dev", &["imageblocks"], &["delete", "list", "watch"], "deletes ImageBlocks whose time is over"),
+    cluster(
+        "authentication.k8s.io",
+        &["userextras/quell.dev/acting"],
+        &["impersonate"],
+        "tells the guards that what a ServiceAccount does is done by Quell",
+    ),
     cluster("events.k8s.io", &["events"], &["create", "patch"], "tells of refusals, waits, retries and failures"),
     cluster("aquasecurity.github.io", &["vulnerabilityreports"], FOLLOW, "Sources of the format trivy-operator"),
     own(
@@ -233,7 +240,7 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
     let mut verbs: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for right in rights::ALL.iter().copied().flatten() {
         let needed = match right.place {
-            Place::Finding => Scope::Cluster,
+            Place::Finding | Place::Cluster => Scope::Cluster,
             Place::Secrets => Scope::OwnNamespace,
         };
         if needed == scope {
@@ -255,7 +262,7 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
 }
 
 const NAMESPACED: &[&str] = &["channels", "findings", "playbooks", "remediations"];
-const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "sources"];
+const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "imageblocks", "sources"];
 
 /// What whoever may `view` a namespace may do with Quell's objects.
 #[must_use]

@@ -34,6 +34,7 @@ pub fn traits(kind: &StepKind) -> Traits {
     };
     match kind {
         StepKind::Quarantine(_) => Traits { timeout: SECONDS(3600), contains: true, ..ordinary },
+        StepKind::DenyImage(_) => Traits { contains: true, ..ordinary },
         StepKind::Rollback(_) | StepKind::SetImage(_) => Traits { put_back_on_failure: true, ..ordinary },
         StepKind::Rebuild(_) => Traits { timeout: SECONDS(3600), intent_first: true, can_be_undone: false, ..ordinary },
         StepKind::Notify(_) => Traits { timeout: SECONDS(60), intent_first: true, can_be_undone: false, ..ordinary },

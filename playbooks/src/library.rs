@@ -15,6 +15,7 @@ pub fn library() -> Vec<(&'static str, &'static str)> {
         "contain-drifted-binary",
         "contain-reverse-shell",
         "contain-terminal-shell",
+        "deny-critical-image",
         "quarantine-and-rollback",
         "rebuild-by-pipeline",
         "rebuild-fixable-cve",

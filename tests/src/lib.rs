@@ -20,6 +20,7 @@ pub mod crds;
 pub mod demo;
 pub mod fixtures;
 pub mod floor;
+pub mod guards;
 pub mod lifeline;
 pub mod missing;
 pub mod namespace;
@@ -33,6 +34,7 @@ pub mod wait;
 
 pub use binaries::{Binaries, Tool};
 pub use control_plane::{ControlPlane, Options};
+pub use guards::Guards;
 pub use missing::Missing;
 pub use namespace::TestNamespace;
 pub use node::Node;

@@ -120,9 +120,10 @@ impl Answer {
     }
 }
 
-/// CRDs, Quell's namespace, and a Secret with the token of the Sources. Safe to call from many tests at once.
+/// CRDs, guards, Quell's namespace, and a Secret with the token of the Sources. Safe to call from many tests at once.
 pub async fn prepare(control_plane: &ControlPlane) -> Result<()> {
     crate::crds::install(control_plane).await?;
+    crate::guards::install(control_plane, &crate::guards::Guards::default()).await?;
     let client = control_plane.client().await?;
     let apply = PatchParams::apply("quell-tests").force();
     let namespace = Namespace {

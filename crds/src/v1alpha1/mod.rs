@@ -3,6 +3,7 @@
 mod channel;
 mod duration;
 mod finding;
+mod image_block;
 mod playbook;
 mod remediation;
 mod severity;
@@ -18,6 +19,7 @@ pub use finding::{
     Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
     VulnerabilityCounts, Workload,
 };
+pub use image_block::{BlockedFor, ImageBlock, ImageBlockSpec};
 pub use playbook::{
     ClusterPlaybook, ClusterPlaybookSpec, Match, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus, Selector,
     SelectorOperator, SelectorRequirement,

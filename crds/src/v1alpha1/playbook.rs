@@ -41,6 +41,7 @@ pub struct PlaybookSpec {
     // The first rule stops a cycle, too, where every `after` names another step; the order is checked by the controller.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("self.all(s, self.exists_one(t, t.name == s.name))").message("each step needs a name of its own"))]
+    #[x_kube(validation = Rule::new("self.all(s, !has(s.denyImage) || s.denyImage.namespaces != 'All')").message("denyImage in all namespaces is for ClusterPlaybooks"))]
     #[x_kube(validation = Rule::new("self.all(s, !has(s.after) || s.after.all(a, a != s.name && self.exists(t, t.name == a)))").message("after must name other steps of this playbook"))]
     pub steps: Vec<Step>,
     /// ServiceAccount of this namespace that the steps act as; what it may not do, the playbook can't do. Default: `default`.

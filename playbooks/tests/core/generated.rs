@@ -34,7 +34,7 @@ struct StepScene {
     undos: Vec<UndoOutcome>,
 }
 
-fn kinds() -> [Value; 6] {
+fn kinds() -> [Value; 7] {
     [
         json!({"quarantine": {}}),
         json!({"rollback": {}}),
@@ -42,6 +42,7 @@ fn kinds() -> [Value; 6] {
         json!({"rebuild": {"job": {"spec": {}}}}),
         json!({"notify": {"channels": [{"name": "security"}]}}),
         json!({"wait": {"for": "10s"}}),
+        json!({"denyImage": {"by": "Tag"}}),
     ]
 }
 

@@ -138,6 +138,7 @@ fn containment_that_says_nothing_of_retries_is_tried_until_its_time_is_over() {
 fn each_kind_has_a_time_of_its_own_and_a_wait_has_none() {
     for (kind, seconds) in [
         (json!({"quarantine": {}}), Some(3600)),
+        (json!({"denyImage": {}}), Some(600)),
         (json!({"rollback": {}}), Some(600)),
         (json!({"setImage": {"image": "a"}}), Some(600)),
         (json!({"rebuild": {"job": {"spec": {}}}}), Some(3600)),

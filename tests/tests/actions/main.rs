@@ -6,6 +6,7 @@
 // A scenario is polled once a test; where its future lives is no matter.
 #![allow(clippy::large_futures)]
 
+mod deny_image;
 mod notify;
 mod quarantine;
 mod rebuild_http;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use quell_actions::quarantine::DenyKind;
@@ -53,6 +53,7 @@ impl Stage {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", namespace.name());
         grant(kind, Place::Finding, &namespace, namespace.name()).await?;
         grant(kind, Place::Secrets, &own, namespace.name()).await?;
+        grant_on_cluster(kind, &namespace).await?;
         granted(kind, &namespace, &own, &user).await?;
 
         let mut config = cluster.config().await?;
@@ -133,16 +134,7 @@ pub fn assert_all_rights_used(kind: &StepKind, recorder: &Recorder) {
 }
 
 async fn grant(kind: &StepKind, place: Place, namespace: &TestNamespace, account_namespace: &str) -> Result<()> {
-    let rules: Vec<PolicyRule> = rights(kind)
-        .iter()
-        .filter(|right| right.place == place)
-        .map(|right| PolicyRule {
-            api_groups: Some(vec![right.group.to_owned()]),
-            resources: Some(vec![right.resource.to_owned()]),
-            verbs: vec![right.verb.to_owned()],
-            ..PolicyRule::default()
-        })
-        .collect();
+    let rules = rules(kind, place);
     if rules.is_empty() {
         return Ok(());
     }
@@ -162,10 +154,54 @@ async fn grant(kind: &StepKind, place: Place, namespace: &TestNamespace, account
     namespace.create_object(&binding).await.map(drop)
 }
 
+/// The same for objects of the whole cluster; goes with the namespace of the account, for nobody has its name again.
+async fn grant_on_cluster(kind: &StepKind, namespace: &TestNamespace) -> Result<()> {
+    let rules = rules(kind, Place::Cluster);
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let name = format!("steps-{}", namespace.name());
+    let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    let role = ClusterRole { metadata: metadata.clone(), rules: Some(rules), ..ClusterRole::default() };
+    Api::all(namespace.client().clone()).create(&PostParams::default(), &role).await?;
+    let binding = ClusterRoleBinding {
+        metadata,
+        role_ref: RoleRef {
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            kind: "ClusterRole".to_owned(),
+            name,
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: ACCOUNT.to_owned(),
+            namespace: Some(namespace.name().to_owned()),
+            ..Subject::default()
+        }]),
+    };
+    Api::all(namespace.client().clone()).create(&PostParams::default(), &binding).await?;
+    Ok(())
+}
+
+fn rules(kind: &StepKind, place: Place) -> Vec<PolicyRule> {
+    let of_place = rights(kind).iter().filter(|right| right.place == place);
+    of_place
+        .map(|right| PolicyRule {
+            api_groups: Some(vec![right.group.to_owned()]),
+            resources: Some(vec![right.resource.to_owned()]),
+            verbs: vec![right.verb.to_owned()],
+            ..PolicyRule::default()
+        })
+        .collect()
+}
+
 /// Until the API server has taken notice of the rights.
 async fn granted(kind: &StepKind, namespace: &TestNamespace, own: &TestNamespace, user: &str) -> Result<()> {
     for right in rights(kind) {
-        let place = if right.place == Place::Finding { namespace.name() } else { own.name() };
+        let place = match right.place {
+            Place::Finding => namespace.name(),
+            Place::Cluster => "",
+            Place::Secrets => own.name(),
+        };
         allowed(namespace.client(), user, place, right.group, right.resource, right.verb).await?;
     }
     Ok(())
@@ -207,6 +243,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Quell runs in that namespace.
+    pub fn in_namespace(own: &str) -> Self {
+        Self { own_namespace: own.to_owned(), ..Self::default() }
+    }
+
     /// An open Finding names this digest.
     pub fn finding_names(&self, digest: &str) {
         lock(&self.affected).digests.insert(digest.to_owned());

@@ -14,7 +14,7 @@ async fn namespace() -> Result<TestNamespace> {
 
 fn api(namespace: &TestNamespace, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("quell.dev", "v1alpha1", kind));
-    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "Source") {
+    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "ImageBlock" | "Source") {
         Api::all_with(namespace.client().clone(), &resource)
     } else {
         Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource)
@@ -180,6 +180,52 @@ refused!(
     "target"
 );
 
+refused!(
+    a_block_of_nothing,
+    "ImageBlock",
+    json!({ "reason": "why" }),
+    "give at least one of digest, tag and repository"
+);
+refused!(a_block_without_a_reason, "ImageBlock", json!({ "tag": "a:1" }), "spec.reason: Required value");
+refused!(a_tag_without_a_tag, "ImageBlock", json!({ "reason": "why", "tag": "registry.example/shop" }), "spec.tag");
+refused!(a_tag_that_is_a_pattern, "ImageBlock", json!({ "reason": "why", "tag": "registry.example/*:1" }), "spec.tag");
+refused!(a_digest_that_is_none, "ImageBlock", json!({ "reason": "why", "digest": "sha256:abc" }), "spec.digest");
+refused!(
+    a_repository_with_a_tag,
+    "ImageBlock",
+    json!({ "reason": "why", "repository": "registry.example/shop:1" }),
+    "spec.repository"
+);
+refused!(
+    a_repository_that_is_everything,
+    "ImageBlock",
+    json!({ "reason": "why", "repository": "*" }),
+    "spec.repository"
+);
+refused!(
+    a_playbook_of_a_namespace_that_blocks_images_in_all,
+    "Playbook",
+    steps(&json!([{ "name": "a", "denyImage": { "namespaces": "All" } }])),
+    "denyImage in all namespaces is for ClusterPlaybooks"
+);
+
+#[tokio::test]
+async fn blocks_of_images_are_accepted() -> Result<()> {
+    for image in [
+        json!({ "tag": "nginx:1.27" }),
+        json!({ "tag": "registry.example:5000/a/b:1" }),
+        json!({ "repository": "registry.example:5000/a/b" }),
+        json!({ "repository": "registry.example/*" }),
+        json!({ "repository": "nginx" }),
+        json!({ "digest": format!("sha256:{}", "0".repeat(64)), "tag": "nginx:1" }),
+    ] {
+        let mut spec = image;
+        spec["reason"] = json!("why");
+        is_accepted("ImageBlock", spec).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
     let all = steps(&json!([
@@ -188,6 +234,7 @@ async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
         { "name": "back", "rollback": { "to": "LastUnaffected" }, "when": "workload.kind == 'Deployment'", "after": ["contain"] },
         { "name": "build", "rebuild": { "job": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [] } } } } },
           "retry": { "limit": 2, "backoff": "10s" }, "after": [] },
+        { "name": "deny", "denyImage": { "by": "Tag", "for": "24h" } },
         { "name": "set", "setImage": { "image": "${steps.build.outputs.image}" } },
         { "name": "pause", "wait": { "for": "1h30m" }, "onFailure": "Undo" },
     ]));

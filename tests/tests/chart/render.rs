@@ -1,6 +1,7 @@
 //! What the chart makes of its settings.
 
 use anyhow::Result;
+use quell_tests::Guards;
 use serde_json::{Value, json};
 
 use crate::helm::{find, objects, template};
@@ -15,6 +16,8 @@ async fn a_typo_in_the_values_is_refused_and_named() -> Result<()> {
         ("replicas=many", "replicas"),
         ("leaderElection.leaseSeconds=1", "leaseSeconds"),
         ("image.digest=latest", "digest"),
+        ("guard.breakGlassGroups=[]", "breakGlassGroups"),
+        ("guard.exemptNamespaces={Shop}", "exemptNamespaces"),
     ] {
         let refused = template(&["--set", setting]).await.expect_err(setting).to_string();
         assert!(
@@ -135,6 +138,37 @@ async fn impersonation_is_bound_where_it_is_wanted_and_nowhere_else() -> Result<
     assert_eq!(bindings("impersonation.namespaces=[]").await?, []);
     let two = ["shop", "bank"].map(|namespace| ("RoleBinding".to_owned(), namespace.to_owned()));
     assert_eq!(bindings(r#"impersonation.namespaces=["shop","bank"]"#).await?, two);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_guards_know_the_release_and_whom_to_let_pass() -> Result<()> {
+    let guards = async |settings: &[&str]| -> Result<Vec<Value>> {
+        let objects = objects(&template(settings).await?)?;
+        let of_guards = |one: &Value| {
+            let kind = one["kind"].as_str().unwrap_or_default();
+            let name = one["metadata"]["name"].as_str().unwrap_or_default();
+            kind.starts_with("ValidatingAdmissionPolicy") && !name.ends_with("-records")
+        };
+        Ok(objects.into_iter().filter(of_guards).collect())
+    };
+    assert_eq!(guards(&["--set", "guard.enabled=false"]).await?, Vec::<Value>::new());
+    let settings = "guard.breakGlassGroups={sre,soc},guard.kubelets={virtual},guard.exemptNamespaces={kube-system,cni},\
+                    fullnameOverride=q,serviceAccount.name=given";
+    let all = guards(&["--set", settings]).await?;
+    let text = serde_json::to_string(&all)?;
+    for place in ["@NAME@", "@QUELL@", "@BREAK_GLASS@", "@KUBELETS@", "@EXEMPT@"] {
+        assert!(!text.contains(place), "{place} is not filled in: {text}");
+    }
+    for part in
+        [r#"[\"sre\",\"soc\"]"#, r#"[\"virtual\"]"#, r#""values":["kube-system","cni","quell"]"#, "quell:given\\\""]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let test_bed = Guards::default().objects()?;
+    assert_eq!(all.len(), test_bed.0.len() + test_bed.1.len(), "the test bed has the same");
+    assert!(all.iter().all(|one| one["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("q-"))));
+    assert!(all.iter().all(|one| one["metadata"]["labels"]["app.kubernetes.io/name"] == "quell"));
     Ok(())
 }
 

@@ -48,6 +48,10 @@ pub fn what_was_asked_was_allowed_and_what_is_allowed_was_asked(audit_log: &Path
         requests += 1;
         if !event["impersonatedUser"].is_null() {
             used.insert((String::new(), "serviceaccounts".to_owned(), "impersonate".to_owned()));
+            let says = event["impersonatedUser"]["extra"].as_object();
+            assert!(says.is_some_and(|says| says.contains_key(quell_crds::names::ACTING)), "{event}");
+            let group = "authentication.k8s.io".to_owned();
+            used.insert((group, "userextras/quell.dev/acting".to_owned(), "impersonate".to_owned()));
             continue;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -147,6 +151,7 @@ pub async fn nothing_else_is_allowed(quell: &Client) -> Result<()> {
         ("shop", "quell.dev", "remediations", &["patch", "update", "delete"]),
         ("shop", "quell.dev", "playbooks", &["create", "patch", "delete"]),
         ("", "quell.dev", "clusterplaybooks", &["create", "patch", "delete"]),
+        ("", "quell.dev", "imageblocks", &["patch", "update"]),
         ("", "rbac.authorization.k8s.io", "clusterrolebindings", &["create", "patch"]),
         ("shop", "rbac.authorization.k8s.io", "rolebindings", &["create", "patch"]),
         ("", "rbac.authorization.k8s.io", "clusterroles", &["escalate", "bind", "patch"]),

@@ -32,7 +32,10 @@ async fn the_operator_runs_with_the_rights_of_the_chart_and_no_others() -> Resul
     let admin = cluster.client().await?;
     restricted_namespace(&admin, "quell").await?;
     let chart = chart();
-    let notes = helm(&cluster, &["install", "quell", &chart.to_string_lossy(), "-n", "quell", "--wait"]).await?;
+    // What ends pods here is no kubelet.
+    let kubelets = "guard.kubelets={system:kwok}";
+    let install = ["install", "quell", &chart.to_string_lossy(), "-n", "quell", "--wait", "--set", kubelets];
+    let notes = helm(&cluster, &install).await?;
     let quell = InCluster::start(&cluster, &admin).await?;
     let told = Told::listen().await?;
     declare(&cluster, &told).await?;
@@ -75,6 +78,7 @@ spec:
   steps:
     - {{name: contain, quarantine: {{detach: true}}}}
     - {{name: roll-back, rollback: {{to: Previous}}}}
+    - {{name: deny, denyImage: {{for: 1h}}}}
     - {{name: tell, notify: {{channels: [{{name: security}}]}}}}
 ---
 apiVersion: quell.dev/v1alpha1
@@ -115,6 +119,7 @@ async fn a_cluster_playbook_contains_rolls_back_tells_and_undoes(
     assert!(pods.get(&pod).await?.labels().contains_key("quell.dev/quarantine"));
     assert_eq!(image(&shop).await?, first);
     assert_eq!(told.calls().len(), 1);
+    the_api_server_keeps_it(cluster, &shop, &pod, second).await?;
 
     let undo = json!({ "spec": { "intent": "Undo" } });
     shop.api::<Remediation>().patch(&run.name_any(), &PatchParams::default(), &Patch::Merge(undo)).await?;
@@ -123,6 +128,26 @@ async fn a_cluster_playbook_contains_rolls_back_tells_and_undoes(
     let free = pods.get_opt(&pod).await?.is_none_or(|pod| !pod.labels().contains_key("quell.dev/quarantine"));
     assert!(free, "the quarantine of pod {pod} was not lifted");
     assert_eq!(image(&shop).await?, second);
+    Ok(())
+}
+
+/// From an admin of the cluster, who isn't Quell.
+async fn the_api_server_keeps_it(cluster: &ControlPlane, shop: &TestNamespace, pod: &str, image: &str) -> Result<()> {
+    let refused = async |arguments: &[&str], says: &str| -> Result<()> {
+        let arguments = [&["-n", shop.name()][..], arguments].concat();
+        let answer = kubectl(cluster, &arguments, "").await.err().with_context(|| format!("{arguments:?} was done"))?;
+        anyhow::ensure!(answer.to_string().contains(says), "{arguments:?}: {answer}");
+        Ok(())
+    };
+    refused(&["label", "pod", pod, "quell.dev/quarantine-"], "nobody but Quell changes its labels").await?;
+    refused(&["delete", "pod", pod], "kept for forensics").await?;
+    refused(&["exec", pod, "--", "true"], "nobody enters or evicts it").await?;
+    refused(&["delete", "networkpolicy", "--all"], "nobody but Quell writes it").await?;
+    let run = format!("--image={image}");
+    refused(&["run", "again", &run, "--dry-run=server"], "is blocked by ImageBlock").await?;
+    let break_glass = ["--as=jo", "--as-group=system:masters", "--as-group=quell:break-glass"];
+    let label = ["label", "pod", pod, "case=42", "-n", shop.name()];
+    kubectl(cluster, &[&label[..], &break_glass].concat(), "").await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use quell_crds::conditions::{self, ConditionType};
 use quell_crds::v1alpha1::{ClusterPlaybook, Finding, FindingState, Phase, Remediation, Source};
 use quell_tests::fixtures::{PodCarrier as _, Scaled as _, deployment};
 use quell_tests::operator::source_spec;
-use quell_tests::{ControlPlane, Operator, TestNamespace, wait};
+use quell_tests::{ControlPlane, Operator, TestNamespace, guards, wait};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -32,6 +32,7 @@ impl Bed {
         let operator = OPERATOR
             .get_or_try_init(|| async {
                 quell_tests::operator::prepare(control_plane).await?;
+                guards::in_force(control_plane, &guards::Guards::default()).await?;
                 let sources: Api<Source> = Api::all(control_plane.client().await?);
                 for format in ["falco", "falcosidekick", "trivy"] {
                     apply(&sources, "Source", format, &source_spec(format)).await?;

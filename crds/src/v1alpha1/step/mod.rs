@@ -1,5 +1,6 @@
 //! The steps of a playbook: what all of them have, and one file for the parameters of each kind.
 
+mod deny_image;
 mod notify;
 mod quarantine;
 mod rebuild;
@@ -7,6 +8,7 @@ mod rollback;
 mod set_image;
 mod wait;
 
+pub use deny_image::{DenyImage, DenyImageBy, DenyImageNamespaces};
 pub use notify::{ChannelReference, Notify};
 pub use quarantine::{Isolate, Method, Peer, PeerPort, PeerProtocol, Quarantine};
 pub use rebuild::{HttpBuild, HttpPoll, JobBuild, Rebuild};
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Duration;
 
-/// One step: what it does is said by exactly one of `quarantine`, `rollback`, `rebuild`, `setImage`, `notify`, `wait`.
+/// One step: what it does is said by exactly one of `quarantine`, `denyImage`, `rollback`, `rebuild`, `setImage`, `notify`, `wait`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -37,12 +39,12 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub after: Option<Vec<String>>,
-    /// How long the step may take, all tries together. Default: 1m for notify, 10m for rollback and setImage, 1h for quarantine and
+    /// How long the step may take, all tries together. Default: 1m for notify, 10m for denyImage, rollback and setImage, 1h for quarantine and
     /// rebuild; wait ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// How often, and when, a failed try is made again. A failure that another try can't mend isn't tried again.
-    /// Default: 5 more tries; for quarantine, as long as its timeout lasts.
+    /// Default: 5 more tries; for quarantine and denyImage, as long as its timeout lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// What a failure does to the run. Default: `Abort`.
@@ -60,6 +62,8 @@ pub struct Step {
 pub enum StepKind {
     /// Cut the pod off from the network, and let its owner start a clean one.
     Quarantine(Quarantine),
+    /// Have the API server refuse pods with the image.
+    DenyImage(DenyImage),
     /// Put the workload back to an earlier revision, and wait until it runs.
     Rollback(Rollback),
     /// Have an image built anew, and wait for the result.
@@ -78,6 +82,7 @@ impl StepKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Quarantine(_) => "quarantine",
+            Self::DenyImage(_) => "denyImage",
             Self::Rollback(_) => "rollback",
             Self::Rebuild(_) => "rebuild",
             Self::SetImage(_) => "setImage",

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod context;
+mod deny_image;
 pub mod error;
 pub mod mark;
 mod notify;
@@ -91,6 +92,7 @@ impl From<Progress> for Outcome {
 pub async fn perform(kind: &StepKind, cx: &Context<'_>) -> Outcome {
     let done = match kind {
         StepKind::Quarantine(parameters) => quarantine::perform(parameters, cx).await,
+        StepKind::DenyImage(parameters) => deny_image::perform(parameters, cx).await,
         StepKind::Rollback(parameters) => rollback::perform(parameters, cx).await,
         StepKind::Rebuild(parameters) => rebuild::perform(parameters, cx).await,
         StepKind::SetImage(parameters) => set_image::perform(parameters, cx).await,
@@ -111,6 +113,7 @@ pub async fn perform(kind: &StepKind, cx: &Context<'_>) -> Outcome {
 pub async fn undo(kind: &StepKind, receipt: &Receipt, cx: &Context<'_>) -> UndoOutcome {
     let undone = match kind {
         StepKind::Quarantine(_) => quarantine::undo(receipt, cx).await,
+        StepKind::DenyImage(_) => deny_image::undo(receipt, cx).await,
         StepKind::Rollback(_) => rollback::undo(receipt, cx).await,
         StepKind::SetImage(_) => set_image::undo(receipt, cx).await,
         StepKind::Rebuild(_) | StepKind::Notify(_) | StepKind::Wait(_) => {

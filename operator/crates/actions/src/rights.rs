@@ -4,7 +4,7 @@
 use quell_crds::v1alpha1::StepKind;
 use serde::Serialize;
 
-use crate::{notify, quarantine, rebuild, rollback, set_image, wait};
+use crate::{deny_image, notify, quarantine, rebuild, rollback, set_image, wait};
 
 /// A right, as a rule of RBAC has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -24,6 +24,8 @@ pub struct Right {
 pub enum Place {
     /// In the namespace of the Finding.
     Finding,
+    /// On an object of the whole cluster, which a namespaced Playbook's ServiceAccount must be given by a ClusterRoleBinding.
+    Cluster,
     /// In the namespace of the playbook's Channels and Secrets: its own, or Quell's for a ClusterPlaybook.
     Secrets,
 }
@@ -33,6 +35,12 @@ impl Right {
     #[must_use]
     pub const fn new(group: &'static str, resource: &'static str, verb: &'static str) -> Self {
         Self { group, resource, verb, place: Place::Finding }
+    }
+
+    /// A right on objects of the whole cluster.
+    #[must_use]
+    pub const fn cluster(group: &'static str, resource: &'static str, verb: &'static str) -> Self {
+        Self { group, resource, verb, place: Place::Cluster }
     }
 
     /// A right in the namespace of the playbook's Secrets.
@@ -47,6 +55,7 @@ impl Right {
 pub fn rights(kind: &StepKind) -> &'static [Right] {
     match kind {
         StepKind::Quarantine(_) => quarantine::RIGHTS,
+        StepKind::DenyImage(_) => deny_image::RIGHTS,
         StepKind::Rollback(_) => rollback::RIGHTS,
         StepKind::Rebuild(_) => rebuild::RIGHTS,
         StepKind::SetImage(_) => set_image::RIGHTS,
@@ -56,5 +65,12 @@ pub fn rights(kind: &StepKind) -> &'static [Right] {
 }
 
 /// The rights of every kind together: what Quell itself needs to run ClusterPlaybooks.
-pub const ALL: &[&[Right]] =
-    &[quarantine::RIGHTS, rollback::RIGHTS, rebuild::RIGHTS, set_image::RIGHTS, notify::RIGHTS, wait::RIGHTS];
+pub const ALL: &[&[Right]] = &[
+    quarantine::RIGHTS,
+    deny_image::RIGHTS,
+    rollback::RIGHTS,
+    rebuild::RIGHTS,
+    set_image::RIGHTS,
+    notify::RIGHTS,
+    wait::RIGHTS,
+];

@@ -6,7 +6,9 @@ use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::Severity;
 use quell_playbooks::{Outcome, World};
 
-use super::worlds::{falco, image, in_kube_system, of_a, on_a_node, secret, stratum, trivy, unfixable, with};
+use super::worlds::{
+    falco, image, in_kube_system, of_a, of_an_image, on_a_node, secret, stratum, trivy, unfixable, with,
+};
 use crate::support::receipt;
 
 pub struct Case {
@@ -197,6 +199,36 @@ pub const CASES: &[Case] = &[
         differs: &[
             || falco("falco", "Run shell untrusted", Severity::Low),
             || in_kube_system(falco("falco", "Terminal shell in container", Severity::Low)),
+        ],
+    },
+    Case {
+        name: "deny-critical-image",
+        rules: &[],
+        severity: Severity::Critical,
+        scenes: &[
+            Scene {
+                finding: || of_an_image(trivy("trivy", Severity::Critical)),
+                outcomes: || vec![("deny", ok("image registry.example/web:4 is refused in every namespace"))],
+                log: &["perform deny", "begin tell", "perform tell", "enter Succeeded Succeeded"],
+                given: &[
+                    ("deny", r#"{"denyImage":{"by":"Image","namespaces":"All","for":"604800s"}}"#),
+                    ("tell", "REFUSED: image registry.example/web:4 is refused in every namespace"),
+                    ("tell", "Image: registry.example/web:4 sha256:4444"),
+                    ("tell", "kubectl patch remediation -n quell run --type merge"),
+                ],
+            },
+            Scene {
+                finding: || of_an_image(trivy("trivy", Severity::Critical)),
+                outcomes: || vec![("deny", no(Reason::Forbidden, "it may not"))],
+                log: &["perform deny", "begin tell", "perform tell", "enter Failed StepFailed"],
+                given: &[("tell", "NOT REFUSED: it may not")],
+            },
+        ],
+        differs: &[
+            || trivy("trivy", Severity::Critical),
+            || of_an_image(trivy("trivy", Severity::High)),
+            || unfixable(of_an_image(trivy("trivy", Severity::Critical))),
+            || falco("falco", "Terminal shell in container", Severity::Critical),
         ],
     },
     Case {

@@ -110,6 +110,19 @@ pub fn of_a(kind: &str, world: World) -> World {
     })
 }
 
+/// An image that nothing in the cluster runs, as a scan in a pipeline reports it.
+pub fn of_an_image(world: World) -> World {
+    with(world, |world| {
+        let target = &mut world.finding.spec.target;
+        target.kind = "Image".into();
+        target.api_version.clear();
+        target.namespace.clear();
+        target.name.clone_from(&target.image);
+        world.finding.metadata.namespace = Some("quell".into());
+        world.workload = None;
+    })
+}
+
 pub fn image(image: &str, world: World) -> World {
     let image = image.to_owned();
     with(world, |world| world.finding.spec.target.image = image)
