@@ -1,5 +1,6 @@
 //! Statuses, written only where they have changed.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -12,6 +13,7 @@ use quell_crds::v1alpha1::{
     Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, RunReference, StepKind, StepState,
 };
 use quell_playbooks::{Compiled, TargetState, World};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, EngineError, told};
@@ -33,24 +35,43 @@ pub fn parameters() -> PatchParams {
     PatchParams { field_manager: Some(field_managers::RECORD.to_owned()), ..PatchParams::default() }
 }
 
-/// Writes a run's record.
+/// Writes a run's record, of which this process is the only writer.
 pub async fn write_run(engine: &Engine, run: &Remediation, status: &RemediationStatus) -> Result<(), EngineError> {
     let api: Api<Remediation> = Api::namespaced(engine.client.clone(), &run.namespace().unwrap_or_default());
-    let mut fields = json!(status);
-    // A merge patch leaves what it doesn't name: what has become empty must be named.
-    for (field, empty) in [("currentStep", json!("")), ("finishedAt", Value::Null), ("openPaths", json!([]))] {
-        if fields.get(field).is_none() {
-            fields[field] = empty;
-        }
-    }
-    let patch = json!({ "metadata": { "uid": run.uid() }, "status": fields });
+    let operations = json!([
+        { "op": "test", "path": "/metadata/uid", "value": run.uid() },
+        { "op": "add", "path": "/status", "value": status },
+    ]);
     let _pass = engine.lanes.book_keeping().await;
-    match api.patch_status(&run.name_any(), &parameters(), &Patch::Merge(patch)).await {
-        Ok(_) => Ok(()),
-        // A run that was deleted has no record to keep, nor has another of its name; what it did carries its own.
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
-        Err(error) => Err(EngineError::record(format!("recording the run {}", run.name_any()))(error)),
+    // A run that was deleted has no record to keep; what it did carries its own.
+    let name = run.name_any();
+    patch_status(&api, &name, operations).await.map_err(record(format!("recording the run {name}")))?;
+    Ok(())
+}
+
+/// Patches a status where the `test` operations hold. A status patch takes no notice of a UID in it, and an object that was deleted and
+/// made again has the same name. Where they don't hold, whatever has changed brings the object back by its watch.
+///
+/// The answer is whether it was written.
+async fn patch_status<K>(api: &Api<K>, name: &str, operations: Value) -> Result<bool, kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+    match api.patch_status(name, &parameters(), &Patch::Json::<()>(patch)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || is_failed_test(&answer) => Ok(false),
+        Err(error) => Err(error),
     }
+}
+
+/// The API server answers a failed `test` with 422 and the text of its JSON patch library; a validation error has causes.
+fn is_failed_test(answer: &kube::core::Status) -> bool {
+    answer.code == 422 && answer.details.as_ref().is_none_or(|details| details.causes.is_empty())
+}
+
+fn record(doing: String) -> impl FnOnce(kube::Error) -> EngineError {
+    EngineError::record(doing)
 }
 
 /// Writes a Finding's status, once every run has written its first record: those come back here by themselves.
@@ -68,27 +89,35 @@ pub async fn report_finding(
     if finding.status.is_some() && after == before {
         return Ok(());
     }
-    // The UID is a precondition: a Finding that was deleted and reported again has the same name.
-    let patch = json!({ "metadata": { "uid": finding.uid() }, "status": {
-        "observedGeneration": after.observed_generation,
-        "state": after.state,
-        "playbook": after.playbook,
-        "remediations": after.remediations,
-        "openPaths": after.open_paths,
-        "conditions": after.conditions,
-    }});
-    let api: Api<Finding> = Api::namespaced(engine.client.clone(), &finding.namespace().unwrap_or_default());
-    {
-        let _pass = engine.lanes.book_keeping().await;
-        match api.patch_status(&finding.name_any(), &parameters(), &Patch::Merge(&patch)).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => return Ok(()),
-            Err(error) => {
-                return Err(EngineError::record(format!("the status of the Finding {}", finding.name_any()))(error));
-            }
-        }
+    let fields = [
+        ("observedGeneration", json!(after.observed_generation)),
+        ("state", json!(after.state)),
+        ("playbook", json!(after.playbook)),
+        ("remediations", json!(after.remediations)),
+        ("openPaths", json!(after.open_paths)),
+        ("conditions", json!(after.conditions)),
+    ];
+    let mut operations = vec![json!({ "op": "test", "path": "/metadata/uid", "value": finding.uid() })];
+    if finding.status.is_some() {
+        // Field by field: repeats are counted by others.
+        let add = |(field, value)| json!({ "op": "add", "path": format!("/status/{field}"), "value": value });
+        operations.extend(fields.map(add));
+    } else {
+        operations.push(json!({ "op": "test", "path": "/status", "value": null }));
+        operations.push(json!({ "op": "add", "path": "/status", "value": Value::Object(
+            fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect()
+        ) }));
     }
-    told::finding_changes(engine, finding, &before, &after).await;
+    let api: Api<Finding> = Api::namespaced(engine.client.clone(), &finding.namespace().unwrap_or_default());
+    let written = {
+        let _pass = engine.lanes.book_keeping().await;
+        patch_status(&api, &finding.name_any(), Value::Array(operations))
+            .await
+            .map_err(record(format!("the status of the Finding {}", finding.name_any())))?
+    };
+    if written {
+        told::finding_changes(engine, finding, &before, &after).await;
+    }
     Ok(())
 }
 

@@ -207,8 +207,10 @@ async fn a_finding_that_was_deleted_and_is_reported_again_has_a_run_of_its_own()
     })
     .await?;
     assert_ne!(second.metadata.uid, first.metadata.uid);
-    bed.finding_in(&second.name_any(), FindingState::Remediated).await?;
+    let second = bed.finding_in(&second.name_any(), FindingState::Remediated).await?;
     let runs: Api<quell_crds::v1alpha1::Remediation> = bed.namespace.api();
-    assert_eq!(runs.list(&ListParams::default()).await?.items.len(), 2);
+    let runs = runs.list(&ListParams::default()).await?.items;
+    let told: Vec<_> = runs.iter().map(|run| (run.name_any(), &run.spec.finding)).collect();
+    assert_eq!(runs.len(), 2, "{told:?} of {:?} {:#?}", second.metadata.uid, second.status);
     bed.finish().await
 }
