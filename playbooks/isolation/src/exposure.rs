@@ -149,6 +149,12 @@ impl Exposure {
         }
     }
 
+    /// Takes over one direction of another exposure.
+    pub(crate) fn extend(&mut self, other: &Self, direction: Direction) {
+        self.paths.extend(other.paths.iter().filter(|path| path.direction == direction).cloned());
+        self.doubts.extend(other.doubts.iter().filter(|doubt| doubt.direction == direction).cloned());
+    }
+
     /// What is open beyond what was asked for: the leaks.
     #[must_use]
     pub fn beyond(&self, allowances: &Allowances) -> Self {

@@ -22,7 +22,7 @@ use crate::walk::walk;
 #[derive(Debug, Default)]
 pub struct Model {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    pods: HashMap<String, BTreeMap<String, Pod>>,
+    pods: BTreeMap<String, BTreeMap<String, Pod>>,
     by_address: HashMap<IpAddr, BTreeSet<PodRef>>,
     policies: Policies,
     /// Sorted by namespace first. `None`: the pod isn't there.
@@ -72,7 +72,7 @@ impl Model {
             return Vec::new();
         }
         self.namespaces.insert(name.to_owned(), labels.clone());
-        self.recompute(Some(name), |_| true)
+        self.recompute(Some(name), |_| true, |_| true)
     }
 
     /// A namespace is gone.
@@ -80,7 +80,7 @@ impl Model {
         if self.namespaces.remove(name).is_none() {
             return Vec::new();
         }
-        self.recompute(Some(name), |_| true)
+        self.recompute(Some(name), |_| true, |_| true)
     }
 
     /// A pod is there, as it is now.
@@ -129,13 +129,17 @@ impl Model {
             return Vec::new();
         }
         let of = reference.namespace.as_deref();
-        self.recompute(of, |pod| [Some(&policy), before.as_ref()].into_iter().flatten().any(|p| concerns(p, pod)))
+        let versions = [Some(&policy), before.as_ref()];
+        let versions = || versions.into_iter().flatten();
+        let spoken_of = |direction: &Direction| versions().any(|policy| policy.speaks_of(*direction));
+        self.recompute(of, spoken_of, |pod| versions().any(|policy| concerns(policy, pod)))
     }
 
     /// A policy is gone.
     pub fn remove_policy(&mut self, policy: &PolicyRef) -> Vec<PodRef> {
         let Some(before) = self.policies.replace(policy, None) else { return Vec::new() };
-        self.recompute(policy.namespace.as_deref(), |pod| concerns(&before, pod))
+        let spoken_of = |direction: &Direction| before.speaks_of(*direction);
+        self.recompute(policy.namespace.as_deref(), spoken_of, |pod| concerns(&before, pod))
     }
 
     /// From now on changes are told that alter this pod's exposure. Returns the exposure; `None` while no such pod is there.
@@ -193,10 +197,14 @@ impl Model {
     fn exposure_of(&self, pod: &Seen<'_>, extra: &[Policy]) -> Exposure {
         let mut exposure = Exposure::default();
         for direction in Direction::BOTH {
-            let stages = stages(self.policies_over(pod.namespace, extra), &self.policies.tiers, pod, direction);
-            walk(&stages, pod, direction, &mut exposure);
+            self.walk(pod, extra, direction, &mut exposure);
         }
         exposure
+    }
+
+    fn walk(&self, pod: &Seen<'_>, extra: &[Policy], direction: Direction, exposure: &mut Exposure) {
+        let stages = stages(self.policies_over(pod.namespace, extra), &self.policies.tiers, pod, direction);
+        walk(&stages, pod, direction, exposure);
     }
 
     fn policies_over<'a>(&'a self, namespace: &str, extra: &'a [Policy]) -> impl Iterator<Item = &'a Policy> {
@@ -220,7 +228,13 @@ impl Model {
     }
 
     /// Pods that look the same to every policy have the same exposure: it is computed once for all of them.
-    fn recompute(&mut self, namespace: Option<&str>, concerned: impl Fn(&Seen<'_>) -> bool) -> Vec<PodRef> {
+    /// A direction that a change says nothing about is as it was.
+    fn recompute(
+        &mut self,
+        namespace: Option<&str>,
+        spoken_of: impl Fn(&Direction) -> bool,
+        concerned: impl Fn(&Seen<'_>) -> bool,
+    ) -> Vec<PodRef> {
         let first = PodRef::new(namespace.unwrap_or_default(), "");
         let tracked = self.tracked.range(first..).take_while(|(pod, _)| namespace.is_none_or(|n| n == pod.namespace));
         let mut computed: HashMap<Seen<'_>, Arc<Exposure>> = HashMap::new();
@@ -231,7 +245,16 @@ impl Model {
             if !concerned(&seen) {
                 continue;
             }
-            let now = computed.entry(seen).or_insert_with(|| Arc::new(self.exposure_of(&seen, &[])));
+            let now = computed.entry(seen).or_insert_with(|| {
+                let mut exposure = Exposure::default();
+                for direction in Direction::BOTH {
+                    match before {
+                        Some(before) if !spoken_of(&direction) => exposure.extend(before, direction),
+                        _ => self.walk(&seen, &[], direction, &mut exposure),
+                    }
+                }
+                Arc::new(exposure)
+            });
             if before.as_ref() != Some(now) {
                 changed.push((reference.clone(), now.clone()));
             }
@@ -247,22 +270,21 @@ impl Model {
     /// on their node's network are none of them.
     #[must_use]
     pub fn pods(&self, peer: &Peer) -> Listed<PodRef> {
-        let mut found = BTreeSet::new();
-        for cube in &peer.0 {
-            let Who::Pods { namespace, pod: labels } = &cube.who else { continue };
-            for (name, pods) in &self.pods {
-                let Some(any) = pods.values().next() else { continue };
-                if self.seen(any).is_in(namespace) != Told::Yes {
-                    continue;
+        let among = |pod: &Pod| {
+            let seen = self.seen(pod);
+            peer.0.iter().any(|cube| match &cube.who {
+                Who::Pods { namespace, pod: labels } => {
+                    labels.matches(|key| seen.label(key))
+                        && seen.is_in(namespace) == Told::Yes
+                        && has_address(cube, pod)
                 }
-                let matching = pods.values().filter(|pod| {
-                    let seen = self.seen(pod);
-                    !pod.ended && !pod.host_network && labels.matches(|key| seen.label(key)) && has_address(cube, pod)
-                });
-                found.extend(matching.map(|pod| PodRef::new(name, &pod.name)));
-            }
-        }
-        Listed::of(found.into_iter(), LISTED)
+                Who::Others(_) => false,
+            })
+        };
+        let pods = self.pods.values().flat_map(BTreeMap::values);
+        let found = pods.filter(|pod| !pod.ended && !pod.host_network && among(pod));
+        let listed = Listed::of(found, LISTED);
+        Listed { first: listed.first.into_iter().map(Pod::reference).collect(), more: listed.more }
     }
 
     /// Whether a connection gets through, in one of the address families that both ends have.

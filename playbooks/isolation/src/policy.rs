@@ -147,6 +147,11 @@ impl Policy {
         &self.reference
     }
 
+    /// Whether it, or what it changes the order of, has a say in this direction.
+    pub(crate) fn speaks_of(&self, direction: Direction) -> bool {
+        self.tier.is_some() || self.sections.iter().any(|section| section.direction == direction)
+    }
+
     /// The policy that an object of any known kind is. What can't be read of it is no error: it is doubted where it may matter.
     pub fn read(object: &Value) -> Result<Self, PolicyError> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

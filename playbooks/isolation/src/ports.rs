@@ -124,8 +124,7 @@ impl Ports {
     /// These ports without the names that may stand for a number that is missing in `left`, and those names alone.
     pub(crate) fn split_vague(self, left: &Self) -> (Self, Self) {
         let whole = Ranges::new(FIRST, LAST);
-        let is_plain =
-            |port: &(Protocol, Arc<str>)| left.numbers[port.0 as usize] == whole || left.named.contains(port);
+        let is_plain = |port: &(Protocol, Arc<str>)| left.numbers[port.0 as usize] == whole;
         let (plain, vague) = self.named.iter().cloned().partition(is_plain);
         (Self { named: plain, ..self }, Self { named: vague, ..Self::default() })
     }

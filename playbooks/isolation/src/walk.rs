@@ -270,7 +270,10 @@ impl Walk<'_> {
     }
 
     fn fall_through(&mut self, by: &Grounds) {
-        let rest = std::mem::take(&mut self.rest);
-        self.open(rest, by);
+        // A name that was passed on may stand for a port that was denied before.
+        let (blocks, vague) = hits(&self.rest, &Cube::anyone(), &Ports::all());
+        self.rest.clear();
+        self.open(blocks, by);
+        self.open_as(vague, by, false);
     }
 }

@@ -77,7 +77,10 @@ impl Tiered {
             reference: PolicyRef { kind: self.kind, namespace: None, name: self.name.clone() },
             subject,
             tier: None,
-            sections: vec![section(Direction::Ingress, &self.ingress), section(Direction::Egress, &self.egress)],
+            sections: [section(Direction::Ingress, &self.ingress), section(Direction::Egress, &self.egress)]
+                .into_iter()
+                .filter(|section| !section.rules.is_empty())
+                .collect(),
         }
     }
 }
