@@ -75,6 +75,7 @@ pub struct Node {
     lifeline: Lifeline,
     control_plane: ControlPlane,
     enclosure: Enclosure,
+    binaries: Binaries,
     plugin: Plugin,
     booted: Duration,
 }
@@ -110,7 +111,7 @@ impl Node {
         let control_plane = control_plane?;
         containerd.context("can't start containerd")?;
         join(&starter, &control_plane, plugin).await.with_context(|| logs(&lifeline, &enclosure))?;
-        Ok(Self { lifeline, control_plane, enclosure, plugin, booted: began.elapsed() })
+        Ok(Self { lifeline, control_plane, enclosure, binaries, plugin, booted: began.elapsed() })
     }
 
     /// Its control plane: clients, kubectl, folder.
@@ -154,7 +155,7 @@ impl Node {
     /// again. Returns how many flows it knew. Cilium keeps flows in maps of its own, of which the whole node's are dropped.
     pub fn forget_flows(&self, address: &str) -> Result<usize> {
         if self.plugin == Plugin::Cilium {
-            return cilium::forget_flows(&self.enclosure, self.control_plane.binaries());
+            return cilium::forget_flows(&self.enclosure, &self.binaries);
         }
         let mut forgotten = 0;
         for side in ["--src", "--dst", "--reply-src", "--reply-dst"] {
@@ -199,14 +200,13 @@ async fn join(starter: &Starter<'_>, control_plane: &ControlPlane, plugin: Plugi
             calico::prepare(starter, control_plane).await?;
             calico::network(starter, control_plane)?;
         }
-        // It configures the network by itself, once it runs.
         Plugin::Cilium => cilium::start(starter, control_plane).await?,
     }
     let nodes: Api<KubeNode> = Api::all(control_plane.client().await?);
     wait::eventually(wait::DEADLINE, "the node is ready", async || {
         starter.check()?;
         let node = nodes.get(NAME).await?;
-        ensure!(is_ready(&node), "{:?}", node.status.and_then(|status| status.conditions));
+        ensure!(is_ready(&node), "{:?}", node.status.and_then(|status| status.conditions?.pop()));
         Ok(Some(()))
     })
     .await?;

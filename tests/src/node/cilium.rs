@@ -18,7 +18,7 @@ use crate::{ControlPlane, crds, wait};
 pub(super) const PROGRAMS: &[(&str, &str)] = &[("clang-19", "clang-19"), ("llc-19", "llvm-19")];
 const SOCKET: &str = "/run/cilium/cilium.sock";
 
-/// Starts the agent once the node is registered; it writes the network's configuration.
+/// Starts the agent once the node is registered, and puts the network in force that it configures when it is ready.
 pub(super) async fn start(starter: &Starter<'_>, control_plane: &ControlPlane) -> Result<()> {
     let mut definitions = Vec::new();
     read_definitions(starter.binaries.path(Tool::CiliumCrds)?, &mut definitions)?;
@@ -45,7 +45,8 @@ pub(super) async fn start(starter: &Starter<'_>, control_plane: &ControlPlane) -
     .await?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([tools.clone()].into_iter().chain(std::env::split_paths(&path)))?;
-    let configuration = starter.cni_configuration().join("05-cilium.conflist");
+    // Not to where containerd looks: it misses what is renamed into its folder.
+    let configuration = starter.file("cilium.conflist");
     starter.start(
         "cilium-agent",
         starter
@@ -77,7 +78,15 @@ pub(super) async fn start(starter: &Starter<'_>, control_plane: &ControlPlane) -
                 "--enable-l7-proxy=false",
                 "--preallocate-bpf-maps=false",
             ]),
-    )
+    )?;
+    wait::eventually(wait::DEADLINE, "Cilium's agent is ready", async || {
+        starter.check()?;
+        Ok(configuration.exists().then_some(()))
+    })
+    .await?;
+    let content = std::fs::read(&configuration).context("can't read Cilium's configuration")?;
+    std::fs::write(starter.cni_configuration().join("10-cilium.conflist"), content)
+        .context("can't put Cilium's network in force")
 }
 
 fn read_definitions(folder: &Path, definitions: &mut Vec<CustomResourceDefinition>) -> Result<()> {
@@ -85,7 +94,7 @@ fn read_definitions(folder: &Path, definitions: &mut Vec<CustomResourceDefinitio
         let path = entry?.path();
         if path.is_dir() {
             read_definitions(&path, definitions)?;
-        } else {
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
             let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
             let definition = serde_saphyr::from_str(&text);
             definitions.push(definition.with_context(|| format!("{} is no CRD", path.display()))?);
@@ -97,9 +106,10 @@ fn read_definitions(folder: &Path, definitions: &mut Vec<CustomResourceDefinitio
 /// Empties the agent's maps of flows; says how many there were.
 pub(super) fn forget_flows(enclosure: &Enclosure, binaries: &Binaries) -> Result<usize> {
     let tool = binaries.path(Tool::CiliumDbg)?.display().to_string();
-    let listed = enclosure.run(&tool, &["bpf", "ct", "list", "global", "--host", SOCKET])?;
-    let known = String::from_utf8_lossy(&listed.stdout).lines().count();
-    let flushed = enclosure.run(&tool, &["bpf", "ct", "flush", "--host", SOCKET])?;
-    ensure!(flushed.status.success(), "{}", String::from_utf8_lossy(&flushed.stderr));
-    Ok(known)
+    let flushed = enclosure.run(&tool, &["bpf", "ct", "flush"])?;
+    let said = String::from_utf8_lossy(&flushed.stdout).into_owned();
+    let counts: Vec<usize> =
+        said.lines().filter_map(|line| line.strip_prefix("Flushed ")?.split(' ').next()?.parse().ok()).collect();
+    ensure!(!counts.is_empty(), "it says {said:?}");
+    Ok(counts.into_iter().sum())
 }

@@ -216,10 +216,13 @@ fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
 
 fn output(command: &mut Command) -> Result<Output> {
     let output = command.stdin(Stdio::null()).output().context("can't start a command of the node")?;
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    // What stands before `--` is the way in.
+    let own = arguments.iter().rposition(|argument| argument == "--").map_or(0, |position| position + 1);
     ensure!(
         output.status.success(),
-        "{:?} failed ({}): {}",
-        command.get_args().skip(1).collect::<Vec<_>>(),
+        "`{}` failed ({}): {}",
+        arguments[own..].join(" "),
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );

@@ -59,6 +59,16 @@ pub fn flow_survives(plugin: Plugin) -> bool {
     }
 }
 
+/// Whether a pod that the undo puts back behind its Service can answer from the first request on.
+#[must_use]
+pub fn undo_holds_at_once(plugin: Plugin) -> bool {
+    match plugin {
+        Plugin::None | Plugin::Calico => true,
+        // The Service has it again long before the old identity is off it; until then its share of requests is dropped.
+        Plugin::Cilium => false,
+    }
+}
+
 /// How long a plugin may take until a policy or a label holds; no API tells when.
 #[must_use]
 pub fn time_to_settle(plugin: Plugin) -> Duration {
