@@ -26,6 +26,7 @@ pub(super) fn text(case: &Case, now: DateTime<Utc>) -> String {
     section(&mut text, "What happened", &happened(finding, now));
     section(&mut text, "To what", &to_what(case));
     section(&mut text, "What Quell did", &done(case, now));
+    section(&mut text, "Whether it holds", &contained(case));
     section(&mut text, "What it did not do", &not_done(case));
     section(&mut text, "Playbooks that were not run", &others(case));
     section(&mut text, "What to do now", &advice::lines(case));
@@ -129,6 +130,20 @@ fn to_what(case: &Case) -> Vec<String> {
     .collect()
 }
 
+/// Whether the quarantine lets anything through, and what.
+fn contained(case: &Case) -> Vec<String> {
+    let status = case.finding.status.clone().unwrap_or_default();
+    let Some(condition) = find(&status.conditions, ConditionType::Contained) else { return Vec::new() };
+    let word = match condition.status.as_str() {
+        "True" => "yes",
+        "False" => "NO",
+        _ => "not known",
+    };
+    let mut lines: Vec<String> = pair("Contained", &format!("{word}: {}", condition.message)).into_iter().collect();
+    lines.extend(status.open_paths.iter().filter_map(|path| pair("Open", path)));
+    lines
+}
+
 fn done(case: &Case, now: DateTime<Utc>) -> Vec<String> {
     if case.runs.is_empty() {
         let told = case.finding.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Matched));
@@ -168,7 +183,7 @@ fn told_run(finding: &Finding, run: &Remediation, now: DateTime<Utc>) -> Vec<Str
         let took = status.started_at.map_or_else(String::new, |began| format!(", took {}", length(ended - began)));
         add(pair("Ended", &format!("{}{took}", moment(ended, now))));
     }
-    add(pair("Contained", &contained(finding, run)));
+    add(pair("Cut off", &cut_off(finding, run)));
     if let Some(complete) = find(&status.conditions, ConditionType::Complete) {
         add(pair("Result", &complete.message));
     }
@@ -179,7 +194,7 @@ fn told_run(finding: &Finding, run: &Remediation, now: DateTime<Utc>) -> Vec<Str
 }
 
 /// How long it took from the Finding to the containment of its target.
-fn contained(finding: &Finding, run: &Remediation) -> String {
+fn cut_off(finding: &Finding, run: &Remediation) -> String {
     let status = objects::status(run);
     let ended = |record: &&StepRecord| {
         objects::contains(run, record) && matches!(record.state, StepState::Succeeded | StepState::NotUndone)

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
 use quell_crds::conditions::{ConditionType, find};
-use quell_crds::v1alpha1::{Finding, Intent, Phase, Remediation, StepRecord, StepState};
+use quell_crds::v1alpha1::{Finding, Intent, Phase, Remediation, RemediationStatus, StepRecord, StepState};
 
 use crate::{objects, time};
 
@@ -82,6 +82,22 @@ pub(super) fn of_finding(before: Option<&Finding>, after: &Finding, now: DateTim
     lines
 }
 
+/// Whether the quarantine of a run holds, where that has changed.
+fn contained(run: &Remediation, old: &RemediationStatus, status: &RemediationStatus) -> Option<Line> {
+    let told = |status: &RemediationStatus| find(&status.conditions, ConditionType::Contained).cloned();
+    let (was, is) = (told(old), told(status)?);
+    if was.is_some_and(|was| (was.status, was.reason) == (is.status.clone(), is.reason.clone())) {
+        return None;
+    }
+    let (word, tone) = match is.status.as_str() {
+        "True" => ("contained", Tone::Good),
+        "False" => ("NOT contained", Tone::Bad),
+        _ => ("contained? not known", Tone::Doubtful),
+    };
+    let at = quell_crds::time::from_kubernetes(&is.last_transition_time);
+    Some(Line::of_run(run, at, format!("{word}: {}", is.message), tone))
+}
+
 /// What has happened to a run.
 pub(super) fn of_run(before: Option<&Remediation>, after: &Remediation, now: DateTime<Utc>) -> Vec<Line> {
     let (status, old) = (objects::status(after), before.map(objects::status).unwrap_or_default());
@@ -109,6 +125,7 @@ pub(super) fn of_run(before: Option<&Remediation>, after: &Remediation, now: Dat
             lines.push(step(after, record, now));
         }
     }
+    lines.extend(contained(after, &old, &status));
     if status.phase != old.phase && status.phase.is_final() {
         let message =
             find(&status.conditions, ConditionType::Complete).map(|one| one.message.clone()).unwrap_or_default();

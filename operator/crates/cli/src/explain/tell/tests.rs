@@ -151,7 +151,7 @@ fn a_failed_run_is_told_with_its_steps_its_reasons_and_what_to_do() {
         "Now         the pod is there, under quarantine (full)\n",
         "Digest      sha256:abc\n",
         "ClusterPlaybook contain (generation 4), as Quell: Failed\n",
-        "Contained   2s after the tool saw it, 1s after the finding\n",
+        "Cut off     2s after the tool saw it, 1s after the finding\n",
         "✓ contain (quarantine): Succeeded  ",
         "      policy = full\n",
         "✗ roll-back (rollback): Failed",
