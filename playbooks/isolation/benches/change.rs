@@ -16,7 +16,7 @@ const PODS: usize = 10_000;
 const POLICIES: usize = 2_000;
 const OF_CLUSTER: usize = 20;
 const TRACKED: usize = 100;
-const ROUNDS: usize = 1_000;
+const ROUNDS: usize = 200;
 
 fn namespace(number: usize) -> String {
     format!("namespace-{}", number % NAMESPACES)
