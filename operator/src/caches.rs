@@ -55,7 +55,7 @@ pub enum Notice {
     /// DaemonSets, by which the network plugin is told.
     Network,
     /// An ImageBlock.
-    ImageBlocks,
+    Blocks,
 }
 
 /// The copies.
@@ -161,12 +161,7 @@ impl Caches {
                 tell(notices, Notice::Library),
             ),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
-            image_blocks: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::ImageBlocks),
-            ),
+            image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {
