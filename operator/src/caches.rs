@@ -55,7 +55,7 @@ pub enum Notice {
     /// DaemonSets, by which the network plugin is told.
     Network,
     /// An ImageBlock.
-    ImageBlocks,
+    Blocks,
 }
 
 /// The copies.
@@ -108,7 +108,7 @@ impl Caches {
     pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &Notices) -> Self {
         let runs_of: Arc<RwLock<RunsByFinding>> = Arc::default();
         let policies = Arc::new(StandingPolicies::default());
-        let all = watcher::Config::default();
+        let (all, library) = (watcher::Config::default(), Notice::Library);
         let marked = watcher::Config::default().labels(names::REMEDIATION);
         let contained: Arc<OnceLock<Arc<Containment>>> = Arc::default();
         let pods = mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, {
@@ -146,27 +146,12 @@ impl Caches {
                 let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());
                 move |change| remediation_changed(&notices, &runs_of, &containment, &change)
             }),
-            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
-            cluster_playbooks: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::Library),
-            ),
-            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Library)),
-            cluster_channels: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::Library),
-            ),
+            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
+            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
+            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
+            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
-            image_blocks: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::ImageBlocks),
-            ),
+            image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {

@@ -317,7 +317,7 @@ async fn keep_up(
                 sources.refresh(&caches);
                 changed.sources.notify_one();
             }
-            Notice::ImageBlocks => changed.image_blocks.notify_one(),
+            Notice::Blocks => changed.image_blocks.notify_one(),
         }
     }
 }

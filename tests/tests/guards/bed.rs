@@ -95,6 +95,6 @@ pub fn quarantine() -> Value {
 /// Refused by that guard, with a message that says what to do.
 #[track_caller]
 pub fn refused<T: std::fmt::Debug>(answer: Result<T, kube::Error>, guard: &str, says: &str) {
-    let error = answer.expect_err(says);
+    let Err(error) = answer else { panic!("{answer:?} in place of {says:?}") };
     assert!(guards::by(guard, &error) && error.to_string().contains(says), "not by {guard} with {says:?}: {error}");
 }

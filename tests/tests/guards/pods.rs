@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, ResourceExt};
 use quell_crds::names;
 use quell_tests::fixtures::{Described as _, PodCarrier as _, Scaled as _, deployment, job, pod};
 use quell_tests::guards::{Guards, check, connect};
@@ -31,7 +31,7 @@ async fn every_expression_is_of_the_right_types() -> Result<()> {
     use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
     let bed = Bed::new("types").await?;
     let api: Api<ValidatingAdmissionPolicy> = Api::all(bed.namespace.client().clone());
-    for name in Guards::default().objects()?.0.iter().map(|policy| policy.name_any()) {
+    for name in Guards::default().objects()?.0.iter().map(ResourceExt::name_any) {
         let checked = |policy: &ValidatingAdmissionPolicy| {
             policy.status.as_ref().is_some_and(|status| status.observed_generation == policy.metadata.generation)
         };

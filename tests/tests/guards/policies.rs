@@ -57,7 +57,7 @@ async fn nobody_but_quell_writes_the_policy_of_a_quarantine() -> Result<()> {
     wait::gone(&api(&bed, &bed.stranger), POLICY, wait::DEADLINE).await
 }
 
-fn allow(name: &str, selector: Value) -> Result<NetworkPolicy> {
+fn allow(name: &str, selector: &Value) -> Result<NetworkPolicy> {
     Ok(serde_json::from_value(json!({
         "metadata": { "name": name },
         "spec": { "podSelector": selector, "policyTypes": ["Egress"], "egress": [{}] },
@@ -75,11 +75,11 @@ async fn nobody_writes_a_policy_for_pods_under_quarantine() -> Result<()> {
         expression("In", json!(["full"])),
         expression("NotIn", json!(["other"])),
     ] {
-        let answer = api(&bed, &bed.stranger).create(&PostParams::default(), &allow("allow", selector)?).await;
+        let answer = api(&bed, &bed.stranger).create(&PostParams::default(), &allow("allow", &selector)?).await;
         refused(answer, "policies-for-quarantined", "leave labels that start with quell.dev/ out of podSelector");
     }
     for (name, selector) in [("all", json!({})), ("free", expression("DoesNotExist", Value::Null))] {
-        api(&bed, &bed.stranger).create(&PostParams::default(), &allow(name, selector)?).await?;
+        api(&bed, &bed.stranger).create(&PostParams::default(), &allow(name, &selector)?).await?;
     }
     let change = Patch::Merge(json!({ "spec": { "podSelector": { "matchLabels": { names::QUARANTINE: "full" } } } }));
     let answer = api(&bed, &bed.stranger).patch("all", &PatchParams::default(), &change).await;
