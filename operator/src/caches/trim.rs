@@ -34,6 +34,7 @@ pub fn trim_pod(pod: &mut Pod) {
             container_statuses: statuses,
             phase: status.phase,
             pod_ip: status.pod_ip,
+            pod_ips: status.pod_ips,
             ..Default::default()
         });
     }
@@ -54,7 +55,7 @@ fn trim_annotations(metadata: &mut ObjectMeta) {
 pub fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
     object.metadata.annotations = None;
     if let Some(labels) = &mut object.metadata.labels {
-        labels.retain(|key, _| key == names::REMEDIATION);
+        labels.retain(|key, _| key == names::REMEDIATION || key == names::REMEDIATION_NAMESPACE);
     }
 }
 

@@ -365,5 +365,11 @@ pub fn facts(pod: &Pod) -> PodFacts {
         node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
         service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        addresses: pod
+            .status
+            .iter()
+            .flat_map(|status| status.pod_ips.iter().flatten())
+            .map(|one| one.ip.clone())
+            .collect(),
     }
 }
