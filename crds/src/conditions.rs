@@ -118,6 +118,14 @@ pub enum Reason {
     ChangedSince,
     /// The pod is under the quarantine of another run.
     QuarantinedByAnother,
+    /// The pod is not under quarantine, which must come first.
+    NotQuarantined,
+    /// What the step needs was not switched on when Quell was installed.
+    NotEnabled,
+    /// Connections could not be severed.
+    SeverFailed,
+    /// The step would change more objects than it may at once.
+    TooMany,
     /// The step has nothing that could be undone.
     NothingToUndo,
     /// The channel did not take the message.

@@ -13,6 +13,11 @@ pub const QUARANTINE: &str = "quell.dev/quarantine";
 /// Label and annotation of an object that a run has changed or created: the name of the Remediation, which is in the
 /// object's own namespace.
 pub const REMEDIATION: &str = "quell.dev/remediation";
+/// Label of an object that a run has created outside of its own namespace: the namespace of the Remediation.
+pub const REMEDIATION_NAMESPACE: &str = "quell.dev/remediation-namespace";
+/// Annotation of a role binding: the ServiceAccounts that runs have taken out of it, as `namespace/name`, with commas between them. By it
+/// the API server knows what may be put back.
+pub const REVOKED: &str = "quell.dev/revoked";
 /// Annotation: the step of the Remediation that wrote the object.
 pub const STEP: &str = "quell.dev/step";
 /// Annotation: what was there before, as JSON. Written in the same request as the change itself.

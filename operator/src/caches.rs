@@ -14,8 +14,9 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt as _};
+use quell_actions::pods::runs_as;
 use quell_actions::quarantine::{DenyKind, facts};
-use quell_actions::{Cluster, StandingPolicies};
+use quell_actions::{Cluster, Severing, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
     Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, PlaybookKind, Remediation,
@@ -31,6 +32,7 @@ use crate::caches::trim::{trim_namespace, trim_owner, trim_pod, trim_policy};
 use crate::containment::Containment;
 use crate::engine::Queue;
 use crate::mirror::{Change, Mirrors};
+use crate::settings::Settings;
 
 /// Where it is told that something has changed. Findings and runs go straight to their queues.
 #[derive(Clone)]
@@ -61,6 +63,7 @@ pub enum Notice {
 /// The copies.
 pub struct Caches {
     own_namespace: String,
+    severing: Option<Severing>,
     /// Every pod.
     pub pods: Store<Pod>,
     replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
@@ -105,7 +108,8 @@ struct Marked {
 impl Caches {
     /// Begins to watch. `notices` is told what has changed.
     #[must_use]
-    pub fn keep(client: &Client, own_namespace: &str, mirrors: &Mirrors, notices: &Notices) -> Self {
+    pub fn keep(client: &Client, settings: &Settings, mirrors: &Mirrors, notices: &Notices) -> Self {
+        let own_namespace = settings.namespace.as_str();
         let runs_of: Arc<RwLock<RunsByFinding>> = Arc::default();
         let policies = Arc::new(StandingPolicies::default());
         let (all, library) = (watcher::Config::default(), Notice::Library);
@@ -125,6 +129,7 @@ impl Caches {
         Self {
             own_namespace: own_namespace.to_owned(),
             pods,
+            severing: settings.severing(),
             replica_sets: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, |_| {}),
             jobs: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, {
                 let notices = notices.clone();
@@ -398,6 +403,15 @@ impl Cluster for Caches {
     fn own_namespace(&self) -> &str {
         &self.own_namespace
     }
+
+    fn severing(&self) -> Option<&Severing> {
+        self.severing.as_ref()
+    }
+
+    fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize> {
+        let pods = self.pods.state();
+        Some(pods.iter().filter(|pod| runs_as(pod, namespace, service_account)).count())
+    }
 }
 
 fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
@@ -414,7 +428,8 @@ fn tell<K>(notices: &Notices, notice: Notice) -> impl FnMut(Change<K>) + Send + 
 /// An object that a run has marked wakes the run.
 fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     let (Change::There(object) | Change::Gone(object)) = change else { return };
-    if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), object.namespace()) {
+    let elsewhere = object.labels().get(names::REMEDIATION_NAMESPACE).cloned();
+    if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), elsewhere.or(object.namespace())) {
         notices.runs.send(ObjectRef::new(name).within(&namespace));
     }
 }

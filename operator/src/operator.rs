@@ -120,7 +120,7 @@ async fn run_until(
         declared,
     };
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
-    let caches = Arc::new(Caches::keep(&client, &settings.namespace, &mirrors, &told));
+    let caches = Arc::new(Caches::keep(&client, settings, &mirrors, &told));
     tokio::select! {
         complete = caches.wait_until_ready() => complete.map_err(|_| OperatorError::WatchEnded)?,
         ended = probes => return ended,

@@ -21,7 +21,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[must_use]
 #[tokio::main]
 pub async fn start() -> ExitCode {
-    let Command { task: Task::Operator(settings) } = Command::parse();
+    let settings = match Command::parse().task {
+        Task::Operator(settings) => settings,
+        #[cfg(target_os = "linux")]
+        Task::Sever(arguments) => return quell_sever::run(&arguments),
+    };
     log(&settings);
     // The one provider of the process; the only failure is that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quell_actions::Severing;
 use quell_playbooks::contained::Network;
 
 /// Turns security findings into finished, proven, reversible remediation.
@@ -22,6 +23,9 @@ pub enum Task {
     /// Run the controller: in a cluster, or outside of one with KUBECONFIG.
     #[command(after_help = EXAMPLES)]
     Operator(Settings),
+    /// Sever the connections of a pod, on its node: what the Job of a severConnections step runs.
+    #[cfg(target_os = "linux")]
+    Sever(quell_sever::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -71,6 +75,12 @@ pub struct Settings {
     /// Certificates (PEM) that channels and builders are trusted by, beside those of the system
     #[arg(long, env = "QUELL_EXTRA_CA")]
     pub extra_ca: Option<PathBuf>,
+    /// Image of the Jobs that sever connections, Quell's own; without one, severConnections is refused
+    #[arg(long, env = "QUELL_SEVER_IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub sever_image: Option<String>,
+    /// Namespace of the Jobs that sever connections; it must let pods use their node's network and processes
+    #[arg(long, env = "QUELL_SEVER_NAMESPACE", default_value = "quell-sever")]
+    pub sever_namespace: String,
 }
 
 impl Settings {
@@ -78,6 +88,13 @@ impl Settings {
     #[must_use]
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
+    }
+
+    /// How connections may be severed; `None` where that was not switched on.
+    #[must_use]
+    pub fn severing(&self) -> Option<Severing> {
+        let image = self.sever_image.clone()?;
+        Some(Severing { image, namespace: self.sever_namespace.clone() })
     }
 }
 

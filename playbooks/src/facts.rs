@@ -26,6 +26,8 @@ pub struct PodFacts {
     pub host_network: bool,
     /// ServiceAccount that it runs as.
     pub service_account: String,
+    /// Its addresses: one, or one of IPv4 and one of IPv6.
+    pub addresses: Vec<String>,
     /// What controls it, such as a ReplicaSet.
     pub controller: Option<Controller>,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quell_crds::v1alpha1::StepKind;
+use quell_crds::v1alpha1::step::SeverBy;
 
 /// What the planner must know of a kind of step.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, each read by name")]
@@ -36,6 +37,9 @@ pub fn traits(kind: &StepKind) -> Traits {
         StepKind::Quarantine(_) => Traits { timeout: SECONDS(3600), contains: true, ..ordinary },
         StepKind::DenyImage(_) => Traits { contains: true, ..ordinary },
         StepKind::Rollback(_) | StepKind::SetImage(_) => Traits { put_back_on_failure: true, ..ordinary },
+        StepKind::SeverConnections(sever) => Traits { can_be_undone: sever.by == SeverBy::Pause, ..ordinary },
+        // What it takes away, and what it deletes, is recorded by a first try that changes nothing.
+        StepKind::RevokeAccess(_) => ordinary,
         StepKind::Rebuild(_) => Traits { timeout: SECONDS(3600), intent_first: true, can_be_undone: false, ..ordinary },
         StepKind::Notify(_) => Traits { timeout: SECONDS(60), intent_first: true, can_be_undone: false, ..ordinary },
         StepKind::Wait(_) => Traits { timeout: None, can_be_undone: false, ..ordinary },

@@ -17,7 +17,12 @@ pub fn check(kind: &StepKind, names: &Names) -> Result<(), (String, String)> {
         Template::compile(source, names).map(|_| ()).map_err(|error| (at.to_owned(), error.to_string()))
     };
     match kind {
-        StepKind::Quarantine(_) | StepKind::DenyImage(_) | StepKind::Rollback(_) | StepKind::Wait(_) => Ok(()),
+        StepKind::Quarantine(_)
+        | StepKind::DenyImage(_)
+        | StepKind::Rollback(_)
+        | StepKind::SeverConnections(_)
+        | StepKind::RevokeAccess(_)
+        | StepKind::Wait(_) => Ok(()),
         StepKind::SetImage(set) => {
             text("setImage.image", &set.image, names)?;
             set.container.iter().try_for_each(|container| text("setImage.container", container, names))
@@ -56,7 +61,12 @@ pub fn render(kind: &StepKind, scope: &Scope, names: &Names) -> Result<StepKind,
     let text = |at: &str, source: &str| template::render(source, scope, names).map_err(|error| (at.to_owned(), error));
     let mut kind = kind.clone();
     match &mut kind {
-        StepKind::Quarantine(_) | StepKind::DenyImage(_) | StepKind::Rollback(_) | StepKind::Wait(_) => {}
+        StepKind::Quarantine(_)
+        | StepKind::DenyImage(_)
+        | StepKind::Rollback(_)
+        | StepKind::SeverConnections(_)
+        | StepKind::RevokeAccess(_)
+        | StepKind::Wait(_) => {}
         StepKind::SetImage(set) => {
             set.image = text("setImage.image", &set.image)?;
             if let Some(container) = &mut set.container {

@@ -35,6 +35,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.image.digest }}{{ printf "@%s" . }}{{ end -}}
 {{- end -}}
 
+{{- define "quell.severImage" -}}
+{{- default (include "quell.image" .) .Values.sever.image -}}
+{{- end -}}
+
 {{- define "quell.tlsSecret" -}}
 {{- default (printf "%s-ingest-tls" (include "quell.fullname" .)) .Values.ingest.tls.existingSecret -}}
 {{- end -}}

@@ -59,7 +59,7 @@ fn trim_annotations(metadata: &mut ObjectMeta) {
 pub fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
     object.metadata.annotations = None;
     if let Some(labels) = &mut object.metadata.labels {
-        labels.retain(|key, _| key == names::REMEDIATION);
+        labels.retain(|key, _| key == names::REMEDIATION || key == names::REMEDIATION_NAMESPACE);
     }
 }
 

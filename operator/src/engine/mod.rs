@@ -101,6 +101,8 @@ pub struct Live {
     pub status: Option<RemediationStatus>,
     /// The status as it was last written.
     pub written: Option<RemediationStatus>,
+    /// The last write failed: what is known here is not durable.
+    pub behind: bool,
     /// The Finding as it was last seen: a run goes on when its Finding is deleted.
     pub finding: Option<Finding>,
 }

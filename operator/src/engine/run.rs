@@ -57,7 +57,9 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
                 apply(&mut status, &steps, decision, now);
             }
         }
-        if intends {
+        // Containment carries its own record; everything else finds what was intended before it durable, even after a write that failed.
+        let relies = work.iter().any(|one| one.step().is_some_and(|step| !traits(&steps[step].step.kind).contains));
+        if intends || (live.behind && relies) {
             report(&engine, &mut live, &run, &mut status).await?;
         }
         effects(&engine, &mut live, &run, &steps, &world, &mut status, work).await?;
@@ -125,6 +127,13 @@ impl From<Decision> for Work {
 }
 
 impl Work {
+    fn step(&self) -> Option<usize> {
+        match self {
+            Self::Effect { step, .. } => Some(*step),
+            Self::Record(_) => None,
+        }
+    }
+
     /// The step, and what is done with it: a step that fails is put back in the same pass.
     fn key(&self) -> Option<(usize, std::mem::Discriminant<What>)> {
         match self {
@@ -265,7 +274,9 @@ async fn report(
     if live.written.as_ref() == Some(status) {
         return Ok(());
     }
+    live.behind = true;
     status::write_run(engine, run, status).await?;
+    live.behind = false;
     let before = live.written.replace(status.clone()).unwrap_or_default();
     told::changes(engine, run, live.finding.as_ref(), &live.steps, &before, status).await;
     Ok(())

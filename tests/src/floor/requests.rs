@@ -41,7 +41,9 @@ pub async fn count(control_plane: &ControlPlane) -> Result<Requests> {
         &format!("127.0.0.1:{metrics}"),
     ]
     .map(str::to_owned);
-    let quell_operator::Task::Operator(settings) = quell_operator::Command::try_parse_from(arguments)?.task;
+    let quell_operator::Task::Operator(settings) = quell_operator::Command::try_parse_from(arguments)?.task else {
+        anyhow::bail!("`quell operator` is another task");
+    };
     let end = CancellationToken::new();
     let running = tokio::spawn(quell_operator::run_with(config, client, settings, end.clone()));
     playbook_is_ready(control_plane).await?;

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use quell_actions::quarantine::DenyKind;
 use quell_actions::rights::{Place, rights};
-use quell_actions::{Cluster, StandingPolicies, Write};
+use quell_actions::{Cluster, Severing, StandingPolicies, Write};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind};
 use quell_playbooks::images::Affected;
 use quell_tests::requests::{self, Recorder};
@@ -54,6 +54,7 @@ impl Stage {
         grant(kind, Place::Finding, &namespace, namespace.name()).await?;
         grant(kind, Place::Secrets, &own, namespace.name()).await?;
         grant_on_cluster(kind, &namespace).await?;
+        grant(kind, Place::Severing, &own, namespace.name()).await?;
         granted(kind, &namespace, &own, &user).await?;
 
         let mut config = cluster.config().await?;
@@ -61,7 +62,9 @@ impl Stage {
         let groups = ["system:serviceaccounts", "system:authenticated"].map(str::to_owned);
         config.auth_info.impersonate_groups = Some(groups.to_vec());
         let actor = requests::record(config, recorder)?;
-        let known = Known { own_namespace: own.name().to_owned(), ..Known::default() };
+        // An image that never becomes ready: what the Job's container says is for each scenario to say.
+        let severing = Severing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
+        let known = Known { own_namespace: own.name().to_owned(), severing: Some(severing), ..Known::default() };
         Ok(Self { namespace, own, known, recorder: recorder.clone(), actor })
     }
 
@@ -126,7 +129,9 @@ pub fn written<K: serde::Serialize>(object: &K) -> Result<Value> {
 
 /// Every right that the kind declares was used by somebody who had no others.
 pub fn assert_all_rights_used(kind: &StepKind, recorder: &Recorder) {
-    let declared: BTreeSet<_> = rights(kind).iter().map(|right| (right.group, right.resource, right.verb)).collect();
+    // `bind` is the verb of no request: it is asked for when a binding is changed. That it is needed has a test of its own.
+    let declared = rights(kind).iter().filter(|right| right.verb != "bind");
+    let declared: BTreeSet<_> = declared.map(|right| (right.group, right.resource, right.verb)).collect();
     let used = recorder.rights();
     let used: BTreeSet<_> =
         used.iter().map(|right| (right.group.as_str(), right.resource.as_str(), right.verb)).collect();
@@ -154,9 +159,9 @@ async fn grant(kind: &StepKind, place: Place, namespace: &TestNamespace, account
     namespace.create_object(&binding).await.map(drop)
 }
 
-/// The same for objects of the whole cluster; goes with the namespace of the account, for nobody has its name again.
+/// The same for objects of the whole cluster, and in every namespace; goes with the namespace of the account, for nobody has its name again.
 async fn grant_on_cluster(kind: &StepKind, namespace: &TestNamespace) -> Result<()> {
-    let rules = rules(kind, Place::Cluster);
+    let rules = [rules(kind, Place::Cluster), rules(kind, Place::Everywhere)].concat();
     if rules.is_empty() {
         return Ok(());
     }
@@ -183,15 +188,14 @@ async fn grant_on_cluster(kind: &StepKind, namespace: &TestNamespace) -> Result<
 }
 
 fn rules(kind: &StepKind, place: Place) -> Vec<PolicyRule> {
-    let of_place = rights(kind).iter().filter(|right| right.place == place);
-    of_place
-        .map(|right| PolicyRule {
-            api_groups: Some(vec![right.group.to_owned()]),
-            resources: Some(vec![right.resource.to_owned()]),
-            verbs: vec![right.verb.to_owned()],
-            ..PolicyRule::default()
-        })
-        .collect()
+    let here = rights(kind).iter().filter(|right| right.place == place);
+    let rule = |right: &quell_actions::Right| PolicyRule {
+        api_groups: Some(vec![right.group.to_owned()]),
+        resources: Some(vec![right.resource.to_owned()]),
+        verbs: vec![right.verb.to_owned()],
+        ..PolicyRule::default()
+    };
+    here.map(rule).collect()
 }
 
 /// Until the API server has taken notice of the rights.
@@ -199,16 +203,39 @@ async fn granted(kind: &StepKind, namespace: &TestNamespace, own: &TestNamespace
     for right in rights(kind) {
         let place = match right.place {
             Place::Finding => namespace.name(),
-            Place::Cluster => "",
-            Place::Secrets => own.name(),
+            Place::Cluster | Place::Everywhere => "",
+            Place::Secrets | Place::Severing => own.name(),
         };
         allowed(namespace.client(), user, place, right.group, right.resource, right.verb).await?;
     }
     Ok(())
 }
 
+/// Until the API server has taken notice that the service account has that right no longer.
+pub async fn not_allowed(stage: &Stage, group: &str, resource: &str, verb: &str) -> Result<()> {
+    let namespace = &stage.namespace;
+    let user = format!("system:serviceaccount:{}:{ACCOUNT}", namespace.name());
+    let review = review(&user, namespace.name(), group, resource, verb);
+    let api = Api::<SubjectAccessReview>::all(namespace.client().clone());
+    eventually(DEADLINE, "the right is gone", async || {
+        let answer = api.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| !status.allowed).then_some(()))
+    })
+    .await
+}
+
 async fn allowed(client: &Client, user: &str, namespace: &str, group: &str, resource: &str, verb: &str) -> Result<()> {
-    let review = SubjectAccessReview {
+    let review = review(user, namespace, group, resource, verb);
+    let api = Api::<SubjectAccessReview>::all(client.clone());
+    eventually(DEADLINE, "the right is in force", async || {
+        let answer = api.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed).then_some(()))
+    })
+    .await
+}
+
+fn review(user: &str, namespace: &str, group: &str, resource: &str, verb: &str) -> SubjectAccessReview {
+    SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(user.to_owned()),
             resource_attributes: Some(ResourceAttributes {
@@ -221,13 +248,7 @@ async fn allowed(client: &Client, user: &str, namespace: &str, group: &str, reso
             ..SubjectAccessReviewSpec::default()
         },
         ..SubjectAccessReview::default()
-    };
-    let api = Api::<SubjectAccessReview>::all(client.clone());
-    eventually(DEADLINE, "the right is in force", async || {
-        let answer = api.create(&PostParams::default(), &review).await?;
-        Ok(answer.status.is_some_and(|status| status.allowed).then_some(()))
-    })
-    .await
+    }
 }
 
 /// What the caches would know.
@@ -240,6 +261,10 @@ pub struct Known {
     digests: Mutex<HashMap<String, String>>,
     channels: Mutex<HashMap<String, ChannelKind>>,
     own_namespace: String,
+    /// How connections may be severed.
+    pub severing: Option<Severing>,
+    /// How many pods run as each ServiceAccount.
+    pub pods_of_account: Option<usize>,
 }
 
 impl Known {
@@ -256,6 +281,11 @@ impl Known {
     /// Pods ran this image, in normal form, with this digest.
     pub fn ran(&self, image: &str, digest: &str) {
         lock(&self.digests).insert(image.to_owned(), digest.to_owned());
+    }
+
+    /// Quell itself is in that namespace.
+    pub fn lives_in(&mut self, namespace: &str) {
+        namespace.clone_into(&mut self.own_namespace);
     }
 
     /// There is a channel of that name.
@@ -288,6 +318,14 @@ impl Cluster for Known {
 
     fn own_namespace(&self) -> &str {
         &self.own_namespace
+    }
+
+    fn severing(&self) -> Option<&Severing> {
+        self.severing.as_ref()
+    }
+
+    fn pods_of_account(&self, _: &str, _: &str) -> Option<usize> {
+        self.pods_of_account
     }
 }
 

@@ -236,6 +236,9 @@ async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
           "retry": { "limit": 2, "backoff": "10s" }, "after": [] },
         { "name": "deny", "denyImage": { "by": "Tag", "for": "24h" } },
         { "name": "set", "setImage": { "image": "${steps.build.outputs.image}" } },
+        { "name": "sever", "severConnections": { "by": "Pause" }, "after": ["contain"] },
+        { "name": "cut", "severConnections": {}, "after": ["contain"] },
+        { "name": "revoke", "revokeAccess": { "scope": "Cluster", "deleteTokens": true } },
         { "name": "pause", "wait": { "for": "1h30m" }, "onFailure": "Undo" },
     ]));
     is_accepted("Playbook", all.clone()).await?;

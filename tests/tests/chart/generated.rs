@@ -53,6 +53,9 @@ fn the_roles_are_those_that_the_code_declares() -> Result<()> {
         ("cluster.yaml", rbac::rules(Scope::Cluster)),
         ("own-namespace.yaml", rbac::rules(Scope::OwnNamespace)),
         ("impersonation.yaml", rbac::rules(Scope::Impersonation)),
+        ("sever.yaml", rbac::rules(Scope::Severing)),
+        ("revoke.yaml", rbac::rules(Scope::Revoking)),
+        ("tokens.yaml", rbac::rules(Scope::Tokens)),
         ("view.yaml", rbac::for_viewers()),
         ("edit.yaml", rbac::for_editors()),
     ];

@@ -3,6 +3,7 @@
 mod generated;
 mod helm;
 mod lifecycle;
+mod opt_in;
 mod render;
 mod rights;
 mod run;

@@ -7,8 +7,10 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject
 use kube::ResourceExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::AuthInfo;
+use quell_actions::quarantine::Profile;
 use quell_cli::Exit;
 use quell_crds::v1alpha1::Playbook;
+use quell_crds::v1alpha1::step::Quarantine;
 use quell_tests::ControlPlane;
 use quell_tests::fixtures::service_account;
 
@@ -104,7 +106,7 @@ async fn a_plan_lists_every_write_and_makes_none() -> Result<()> {
 
     // The policy that stands isn't written again; a rule that isn't the Finding's is no match.
     let cluster = ControlPlane::shared().await?;
-    let policy = quell_actions::quarantine::policy(
+    let policy = Profile::of(&Quarantine::default()).policy(
         namespace,
         &quell_actions::Mark {
             namespace: namespace.to_owned(),

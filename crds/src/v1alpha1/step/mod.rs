@@ -4,16 +4,20 @@ mod deny_image;
 mod notify;
 mod quarantine;
 mod rebuild;
+mod revoke_access;
 mod rollback;
 mod set_image;
+mod sever_connections;
 mod wait;
 
 pub use deny_image::{DenyImage, DenyImageBy, DenyImageNamespaces};
 pub use notify::{ChannelReference, Notify};
 pub use quarantine::{Isolate, Method, Peer, PeerPort, PeerProtocol, Quarantine};
 pub use rebuild::{HttpBuild, HttpPoll, JobBuild, Rebuild};
+pub use revoke_access::{RevokeAccess, RevokeScope};
 pub use rollback::{Rollback, RollbackTo};
 pub use set_image::SetImage;
+pub use sever_connections::{SeverBy, SeverConnections};
 pub use wait::Wait;
 
 use kube::KubeSchema;
@@ -22,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Duration;
 
-/// One step: what it does is said by exactly one of `quarantine`, `denyImage`, `rollback`, `rebuild`, `setImage`, `notify`, `wait`.
+/// One step: what it does is said by exactly one of `quarantine`, `denyImage`, `rollback`, `rebuild`, `setImage`, `severConnections`,
+/// `revokeAccess`, `notify`, `wait`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -39,8 +44,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub after: Option<Vec<String>>,
-    /// How long the step may take, all tries together. Default: 1m for notify, 10m for denyImage, rollback and setImage, 1h for quarantine and
-    /// rebuild; wait ends by itself.
+    /// How long the step may take, all tries together. Default: 1m for notify, 1h for quarantine and rebuild, 10m for the others; wait ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// How often, and when, a failed try is made again. A failure that another try can't mend isn't tried again.
@@ -70,6 +74,10 @@ pub enum StepKind {
     Rebuild(Rebuild),
     /// Give the workload another image, and wait until it runs.
     SetImage(SetImage),
+    /// End the connections that a pod under quarantine still has.
+    SeverConnections(SeverConnections),
+    /// Take the rights of the pod's ServiceAccount away.
+    RevokeAccess(RevokeAccess),
     /// Tell people.
     Notify(Notify),
     /// Let time pass.
@@ -86,6 +94,8 @@ impl StepKind {
             Self::Rollback(_) => "rollback",
             Self::Rebuild(_) => "rebuild",
             Self::SetImage(_) => "setImage",
+            Self::SeverConnections(_) => "severConnections",
+            Self::RevokeAccess(_) => "revokeAccess",
             Self::Notify(_) => "notify",
             Self::Wait(_) => "wait",
         }

@@ -22,6 +22,19 @@ pub trait Cluster: Send + Sync {
     fn channel(&self, kind: PlaybookKind, namespace: &str, name: &str) -> Option<ChannelKind>;
     /// The namespace where the Secrets of ClusterChannels are: Quell's own.
     fn own_namespace(&self) -> &str;
+    /// How connections may be severed; `None` where that was not switched on.
+    fn severing(&self) -> Option<&Severing>;
+    /// How many pods run as that ServiceAccount; `None` where that isn't known.
+    fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize>;
+}
+
+/// How connections may be severed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Severing {
+    /// Image with `quell sever`.
+    pub image: String,
+    /// Namespace of the Jobs: one that lets pods use their node's network and processes.
+    pub namespace: String,
 }
 
 /// Which quarantine policies stand. A watch tells it; it keeps a thousand pods of one namespace from each asking for the same policy.

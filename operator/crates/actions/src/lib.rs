@@ -7,20 +7,24 @@ pub mod cluster;
 pub mod context;
 mod deny_image;
 pub mod error;
+mod jobs;
 pub mod mark;
 mod notify;
+pub mod pods;
 pub mod quarantine;
 mod raw;
 mod rebuild;
+mod revoke_access;
 pub mod rights;
 mod rollback;
 mod secrets;
 mod set_image;
+mod sever_connections;
 mod wait;
 mod workloads;
 pub mod write;
 
-pub use cluster::{Cluster, StandingPolicies, Stands};
+pub use cluster::{Cluster, Severing, StandingPolicies, Stands};
 pub use context::Context;
 pub use error::ActionError;
 pub use mark::Mark;
@@ -29,7 +33,7 @@ pub use write::{Write, Writer};
 
 use std::collections::BTreeMap;
 
-use quell_crds::v1alpha1::{Receipt, StepKind};
+use quell_crds::v1alpha1::{Receipt, StepKind, step};
 use quell_playbooks::{Outcome, UndoOutcome};
 
 /// How far an action has come.
@@ -96,6 +100,8 @@ pub async fn perform(kind: &StepKind, cx: &Context<'_>) -> Outcome {
         StepKind::Rollback(parameters) => rollback::perform(parameters, cx).await,
         StepKind::Rebuild(parameters) => rebuild::perform(parameters, cx).await,
         StepKind::SetImage(parameters) => set_image::perform(parameters, cx).await,
+        StepKind::SeverConnections(parameters) => Box::pin(sever_connections::perform(parameters, cx)).await,
+        StepKind::RevokeAccess(parameters) => Box::pin(revoke_access::perform(parameters, cx)).await,
         StepKind::Notify(parameters) => notify::perform(parameters, cx).await,
         StepKind::Wait(parameters) => Ok(wait::perform(parameters, cx)),
     };
@@ -116,6 +122,17 @@ pub async fn undo(kind: &StepKind, receipt: &Receipt, cx: &Context<'_>) -> UndoO
         StepKind::DenyImage(_) => deny_image::undo(receipt, cx).await,
         StepKind::Rollback(_) => rollback::undo(receipt, cx).await,
         StepKind::SetImage(_) => set_image::undo(receipt, cx).await,
+        StepKind::SeverConnections(step::SeverConnections { by: step::SeverBy::Pause }) => {
+            Box::pin(sever_connections::undo(receipt, cx)).await
+        }
+        StepKind::SeverConnections(_) => {
+            return UndoOutcome::LeftAlone {
+                reason: quell_crds::conditions::Reason::NothingToUndo,
+                message: "what was severed stays so: connections are made anew by their ends once nothing forbids them"
+                    .into(),
+            };
+        }
+        StepKind::RevokeAccess(_) => Box::pin(revoke_access::undo(receipt, cx)).await,
         StepKind::Rebuild(_) | StepKind::Notify(_) | StepKind::Wait(_) => {
             return UndoOutcome::LeftAlone {
                 reason: quell_crds::conditions::Reason::NothingToUndo,

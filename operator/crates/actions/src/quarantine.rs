@@ -328,5 +328,11 @@ pub fn facts(pod: &Pod) -> PodFacts {
             .flatten()
             .find(|owner| owner.controller == Some(true))
             .map(|owner| Controller { kind: owner.kind.clone(), name: owner.name.clone() }),
+        addresses: pod
+            .status
+            .iter()
+            .flat_map(|status| status.pod_ips.iter().flatten())
+            .map(|one| one.ip.clone())
+            .collect(),
     }
 }

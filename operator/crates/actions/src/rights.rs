@@ -4,7 +4,7 @@
 use quell_crds::v1alpha1::StepKind;
 use serde::Serialize;
 
-use crate::{deny_image, notify, quarantine, rebuild, rollback, set_image, wait};
+use crate::{deny_image, notify, quarantine, rebuild, revoke_access, rollback, set_image, sever_connections, wait};
 
 /// A right, as a rule of RBAC has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -28,6 +28,10 @@ pub enum Place {
     Cluster,
     /// In the namespace of the playbook's Channels and Secrets: its own, or Quell's for a ClusterPlaybook.
     Secrets,
+    /// In the namespace of the Jobs that sever connections.
+    Severing,
+    /// In every namespace, and for what is in none.
+    Everywhere,
 }
 
 impl Right {
@@ -41,6 +45,12 @@ impl Right {
     #[must_use]
     pub const fn cluster(group: &'static str, resource: &'static str, verb: &'static str) -> Self {
         Self { group, resource, verb, place: Place::Cluster }
+    }
+
+    /// The same right elsewhere.
+    #[must_use]
+    pub const fn at(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// A right in the namespace of the playbook's Secrets.
@@ -59,12 +69,22 @@ pub fn rights(kind: &StepKind) -> &'static [Right] {
         StepKind::Rollback(_) => rollback::RIGHTS,
         StepKind::Rebuild(_) => rebuild::RIGHTS,
         StepKind::SetImage(_) => set_image::RIGHTS,
+        StepKind::SeverConnections(_) => sever_connections::RIGHTS,
+        StepKind::RevokeAccess(revoke) => revoke_access::rights(revoke),
         StepKind::Notify(_) => notify::RIGHTS,
         StepKind::Wait(_) => wait::RIGHTS,
     }
 }
 
-/// The rights of every kind together: what Quell itself needs to run ClusterPlaybooks.
+/// What `severConnections` needs: Quell has it for its ClusterPlaybooks only where people switch it on.
+pub const SEVERING: &[Right] = sever_connections::RIGHTS;
+/// What `revokeAccess` needs: the same.
+pub const REVOKING: &[Right] = revoke_access::EVERYWHERE;
+/// What `revokeAccess` with `deleteTokens` needs beside that: the same.
+pub const REVOKING_TOKENS: &[Right] = revoke_access::TOKENS;
+
+/// The rights of every kind together that Quell itself has to run ClusterPlaybooks, without what people
+/// switch on.
 pub const ALL: &[&[Right]] = &[
     quarantine::RIGHTS,
     deny_image::RIGHTS,

@@ -194,6 +194,20 @@ impl Writer {
         Ok(within(&doing, api.list(&ListParams::default().labels(selector))).await?.items)
     }
 
+    /// Reads the metadata of objects, and nothing else of them.
+    pub async fn list_metadata<K>(
+        &self,
+        api: &Api<K>,
+        namespace: &str,
+        parameters: &ListParams,
+    ) -> Result<Vec<PartialObjectMeta<K>>, ActionError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let doing = format!("listing {} in {namespace}", K::plural(&()));
+        Ok(within(&doing, api.list_metadata(parameters)).await?.items)
+    }
+
     /// Reads an object as it is now. `None`: there is none of that name.
     pub async fn get<K>(&self, api: &Api<K>, namespace: &str, name: &str) -> Result<Option<K>, ActionError>
     where

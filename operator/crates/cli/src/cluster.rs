@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _, discovery};
+use quell_actions::pods::runs_as;
 use quell_actions::quarantine::{DenyKind, Profile};
-use quell_actions::{Cluster, StandingPolicies};
+use quell_actions::{Cluster, Severing, StandingPolicies};
 use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind};
 use quell_ingest::normalize_image;
 use quell_playbooks::Compiled;
@@ -29,6 +31,9 @@ pub struct Live {
     /// Image references that containers run, and their digests.
     running: Vec<(String, String)>,
     own_namespace: String,
+    severing: Option<Severing>,
+    /// Pods of the Finding's namespace, where they are asked for.
+    pods: Option<Vec<Pod>>,
 }
 
 impl Live {
@@ -60,7 +65,17 @@ impl Live {
             affected = affected_images(client, namespace).await?;
             running = running_images(client, namespace).await?;
         }
-        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace: own_namespace.to_owned() })
+        let mut severing = None;
+        if has(|kind| matches!(kind, StepKind::SeverConnections(_))) {
+            severing = severing_of(client, own_namespace).await?;
+        }
+        let mut pods = None;
+        if has(|kind| matches!(kind, StepKind::RevokeAccess(_))) {
+            let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+            pods = Some(list(&api, &ListParams::default()).await?);
+        }
+        let own_namespace = own_namespace.to_owned();
+        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace, severing, pods })
     }
 }
 
@@ -70,6 +85,24 @@ async fn served(client: &Client) -> BTreeSet<DenyKind> {
     let found = join_all(groups.map(|group| discovery::group(client, group))).await;
     let resources = found.iter().flatten().flat_map(discovery::ApiGroup::recommended_resources);
     resources.filter_map(|(resource, _)| DenyKind::of(&resource.group, &resource.kind)).collect()
+}
+
+/// How the operator was told to sever connections, as its Deployment says.
+async fn severing_of(client: &Client, own_namespace: &str) -> Result<Option<Severing>, CliError> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), own_namespace);
+    let deployments = list(&api, &ListParams::default().labels("app.kubernetes.io/name=quell")).await?;
+    let templates = deployments.into_iter().filter_map(|one| one.spec?.template.spec);
+    let containers: Vec<_> = templates.flat_map(|pod| pod.containers).collect();
+    let told = |flag: &str, variable: &str| {
+        let mut arguments = containers.iter().flat_map(|one| one.args.iter().flatten());
+        let given = arguments.find_map(|argument| argument.strip_prefix(flag)?.strip_prefix('='));
+        let variables = containers.iter().flat_map(|one| one.env.iter().flatten());
+        let set = variables.filter(|one| one.name == variable).find_map(|one| one.value.as_deref());
+        given.or(set).map(str::to_owned)
+    };
+    let Some(image) = told("--sever-image", "QUELL_SEVER_IMAGE") else { return Ok(None) };
+    let namespace = told("--sever-namespace", "QUELL_SEVER_NAMESPACE").unwrap_or_else(|| "quell-sever".to_owned());
+    Ok(Some(Severing { image, namespace }))
 }
 
 async fn read_channels(
@@ -151,5 +184,13 @@ impl Cluster for Live {
 
     fn own_namespace(&self) -> &str {
         &self.own_namespace
+    }
+
+    fn severing(&self) -> Option<&Severing> {
+        self.severing.as_ref()
+    }
+
+    fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize> {
+        Some(self.pods.as_ref()?.iter().filter(|pod| runs_as(pod, namespace, service_account)).count())
     }
 }

@@ -9,8 +9,8 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::shortened;
 use crate::ActionError;
+use crate::jobs::shortened;
 
 /// From the first packet to the last byte of an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -15,7 +15,8 @@ use quell_playbooks::template;
 use serde_json::Value;
 
 use super::answer::{Endpoint, address, host};
-use super::{result, shortened};
+use super::result;
+use crate::jobs::shortened;
 use crate::write::Write;
 use crate::{ActionError, Context, Progress, State, secrets};
 

@@ -3,22 +3,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::JobBuild;
 use serde_json::{Map, Value, json};
 
-use super::{result, shortened};
+use super::result;
+use crate::jobs::{condition, ended, failures, receipt, shortened};
 use crate::mark::Mark;
 use crate::raw::Raw;
 use crate::{ActionError, Context, Progress, State};
-
-/// Label that the Job controller puts on a Job's pods.
-const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 pub(super) async fn perform(parameters: &JobBuild, cx: &Context<'_>) -> Result<Progress, ActionError> {
     let namespace = &cx.mark.namespace;
@@ -84,19 +80,6 @@ fn object<'a>(of: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map
     there.as_object_mut()
 }
 
-fn receipt(job: &Raw<Job>) -> Receipt {
-    let metadata = &job.metadata;
-    Receipt {
-        api_version: "batch/v1".to_owned(),
-        kind: "Job".to_owned(),
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-        uid: metadata.uid.clone().unwrap_or_default(),
-        before: Map::new(),
-        after: Map::new(),
-    }
-}
-
 fn vanished(namespace: &str, name: &str) -> ActionError {
     ActionError::refused(
         Reason::BuildFailed,
@@ -127,11 +110,6 @@ async fn judge(job: &Raw<Job>, cx: &Context<'_>) -> Result<Progress, ActionError
     Ok(Progress::pending(State::UntilChange, message, Some(receipt)))
 }
 
-fn condition<'a>(job: &'a Raw<Job>, kind: &str) -> Option<&'a Value> {
-    let mut conditions = job.status["conditions"].as_array()?.iter();
-    conditions.find(|condition| condition["type"] == kind && condition["status"] == "True")
-}
-
 async fn outputs(job: &Raw<Job>, name: &str, cx: &Context<'_>) -> Result<BTreeMap<String, String>, ActionError> {
     let unreadable = |problem: &str| {
         let message = format!("Job {name} is complete, but what it made is not known: {problem}");
@@ -153,28 +131,4 @@ async fn outputs(job: &Raw<Job>, name: &str, cx: &Context<'_>) -> Result<BTreeMa
         return Err(unreadable("its containers name more things than are kept"));
     }
     Ok(outputs)
-}
-
-/// What failed containers said, shortened. That they can't be asked is no reason not to tell the failure.
-async fn failures(job: &Raw<Job>, cx: &Context<'_>) -> String {
-    let ended = ended(job, "Failed", cx).await.unwrap_or_default();
-    let failed = ended.iter().filter(|end| end.exit_code != 0);
-    let said: Vec<&str> = failed.filter_map(|end| end.message.as_deref()).filter(|said| !said.is_empty()).collect();
-    shortened(&said.join(" / "))
-}
-
-/// How the containers of the Job's pods of that phase ended.
-async fn ended(job: &Raw<Job>, phase: &str, cx: &Context<'_>) -> Result<Vec<ContainerStateTerminated>, ActionError> {
-    let (namespace, name) = (cx.mark.namespace.as_str(), job.metadata.name.as_deref().unwrap_or_default());
-    let api: Api<Pod> = Api::namespaced(cx.writer.client(), namespace);
-    let mut pods = cx.writer.list(&api, namespace, &format!("{JOB_NAME}={name}")).await?;
-    pods.retain(|pod| {
-        let mut owners = pod.metadata.owner_references.iter().flatten();
-        owners.any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
-    });
-    pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    let statuses = pods.into_iter().filter_map(|pod| pod.status);
-    let of_phase = statuses.filter(|status| status.phase.as_deref() == Some(phase));
-    let containers = of_phase.flat_map(|status| status.container_statuses.unwrap_or_default());
-    Ok(containers.filter_map(|container| container.state?.terminated).collect())
 }

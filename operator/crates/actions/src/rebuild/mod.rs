@@ -17,22 +17,10 @@ pub const RIGHTS: &[Right] = &[
     Right::secrets("get"),
 ];
 
-/// Longest text of a build that a message repeats, in characters.
-const LONGEST_SAID: usize = 300;
-
 /// Starts the build, or looks how it stands.
 pub async fn perform(parameters: &Rebuild, cx: &Context<'_>) -> Result<Progress, ActionError> {
     match parameters {
         Rebuild::Job(job) => job::perform(job, cx).await,
         Rebuild::Http(http) => http::perform(http, cx).await,
     }
-}
-
-/// What a build says, fit for a condition: one line, and short.
-fn shortened(said: &str) -> String {
-    let line: String = said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.chars().count() <= LONGEST_SAID {
-        return line;
-    }
-    line.chars().take(LONGEST_SAID - 1).chain(['…']).collect()
 }
