@@ -25,6 +25,8 @@ exec nsenter --target "$process" --mount --uts --ipc --net --pid --cgroup "$@""#
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What kubelet and containerd ask of cgroup v1.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+/// The same of v2.
+const UNIFIED_CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
 /// Namespaces in which a node runs.
 #[derive(Debug)]
@@ -155,7 +157,9 @@ impl Enclosure {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", ENTER, "quell-enter", &self.first.to_string()]);
-        command.args(&self.cgroups).arg("--").arg(program);
+        // Of v2, where the first process went: no process may be where children have controllers.
+        let inner = self.cgroups.iter().map(|group| if is_unified() { group.join("init") } else { group.clone() });
+        command.args(inner).arg("--").arg(program);
         // Whoever runs the tests may have a cluster of their own; and everything is near.
         for name in ["KUBECONFIG", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env_remove(name);
@@ -191,8 +195,13 @@ fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
             _ => Ok(group),
         }
     };
-    if root.join("cgroup.controllers").exists() {
-        return Ok(vec![create(root)?]);
+    if is_unified() {
+        let group = create(root)?;
+        let there = std::fs::read_to_string(group.join("cgroup.controllers")).context("can't read the controllers")?;
+        let lacking: Vec<&str> =
+            UNIFIED_CONTROLLERS.into_iter().filter(|name| !there.split_whitespace().any(|one| one == *name)).collect();
+        ensure!(lacking.is_empty(), Missing::new(format!("cgroup controllers: {}", lacking.join(", "))));
+        return Ok(vec![group]);
     }
     let lacking: Vec<&str> =
         CONTROLLERS.into_iter().filter(|name| !root.join(name).join("cgroup.procs").exists()).collect();
@@ -212,6 +221,10 @@ fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
         groups.push(group);
     }
     Ok(groups)
+}
+
+fn is_unified() -> bool {
+    Path::new(CGROUPS).join("cgroup.controllers").exists()
 }
 
 fn output(command: &mut Command) -> Result<Output> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use super::attempts::{Flow, Place};
+use super::attempts::{Flow, Place, try_each};
 use super::expected::{Situation, expected, flow_survives, time_to_settle, undo_holds_at_once};
 use super::matrix::Pair;
 use super::world::{self, PORT, World};
@@ -126,15 +126,19 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
     quell::policy(&world.shop, "allow-all-pods", &json!({}), &quell::everything()).await?;
     settled(node, world, plugin, situation, &mut report).await?;
     quell::delete_policy(&world.shop, "allow-all-pods").await?;
+    if plugin != Plugin::None {
+        // Else the undo would seem to do what that policy still does.
+        cut_off(node, world).await.context("without the allow-all for every pod")?;
+    }
 
     println!("{}", Situation::Undone.describe());
     quell::undo(&world.shop, &run).await?;
     settled(node, world, plugin, Situation::Undone, &mut report).await?;
     let failed = Failures::since(&service, left + micros(PROXY));
     if undo_holds_at_once(plugin) {
-        report.claim(&format!("no request to the Service failed since: {failed}"), failed.count == 0);
+        report.claim(&format!("requests to the Service that failed since: {failed}"), failed.count == 0);
     } else {
-        println!("  requests to the Service since: {failed}");
+        println!("  requests to the Service that failed since: {failed}");
     }
     Ok(report)
 }
@@ -153,18 +157,23 @@ async fn before(node: &Node, world: &World, report: &mut Report) -> Result<()> {
     pods.patch(&world.victim.name_any(), &PatchParams::default(), &label).await?;
     if node.plugin() != Plugin::None {
         // Thus it is in force, and what opens it again is the other one.
-        let target = [format!("tcp/{}:{PORT}", world.victim_address()?)];
-        let peer = World::place(&world.other, world::PEER).await?;
-        wait::eventually(wait::DEADLINE, "the deny-all alone cuts the victim off", async || {
-            let attempts = super::attempts::try_each(node, &peer, &target, SILENCE).await?;
-            Ok(attempts.iter().all(|attempt| !attempt.ok).then_some(()))
-        })
-        .await?;
+        cut_off(node, world).await.context("with the deny-all alone")?;
         println!("  alone, the deny-all cuts the victim off");
     }
     quell::policy(&world.shop, "allow-web", &web, &quell::everything()).await?;
     settled(node, world, node.plugin(), Situation::DenyBesideAllow, report).await?;
     quell::delete_policy(&world.shop, "deny-all").await
+}
+
+/// Waits until the victim is not reached any more.
+async fn cut_off(node: &Node, world: &World) -> Result<()> {
+    let target = [format!("tcp/{}:{PORT}", world.victim_address()?)];
+    let peer = World::place(&world.other, world::PEER).await?;
+    wait::eventually(wait::DEADLINE, "the victim is cut off", async || {
+        let attempts = try_each(node, &peer, &target, SILENCE).await?;
+        Ok(attempts.iter().all(|attempt| !attempt.ok).then_some(()))
+    })
+    .await
 }
 
 /// Tries all pairs until they are as expected or the plugin has had time enough; no API tells when a policy is in force.
@@ -254,7 +263,7 @@ fn served_all_along(report: &mut Report, plugin: Plugin, service: &Flow, posted:
     report.claim("no request failed before the alert", !failed.iter().any(|attempt| attempt.ended < posted));
     let limit = left + micros(PROXY);
     let late = Failures::since(service, limit);
-    report.claim(&format!("none failed after kube-proxy had left the victim out: {late}"), late.count == 0);
+    report.claim(&format!("requests that failed after kube-proxy had left the victim out: {late}"), late.count == 0);
     if plugin == Plugin::None {
         report.claim("none failed at all: the victim still answers", failed.is_empty());
     }
@@ -289,7 +298,10 @@ impl Failures {
 
 impl Display for Failures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} failed, within {:.1?}", self.count, self.time)
+        match self.count {
+            0 => write!(f, "none"),
+            count => write!(f, "{count}, within {:.1?}", self.time),
+        }
     }
 }
 
