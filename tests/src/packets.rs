@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod expected;
 pub mod killed;
 pub mod matrix;
+pub mod model;
 pub mod quell;
 pub mod scenario;
 pub mod speed;

@@ -38,8 +38,10 @@ impl Situation {
 /// Whether the pair should be reached: the only place that says so.
 #[must_use]
 pub fn expected(plugin: Plugin, situation: Situation, pair: &Pair) -> bool {
-    if plugin == Plugin::None || situation != Situation::Quarantined {
-        // NetworkPolicies add up: one that allows is enough.
+    // NetworkPolicies add up: one that allows is enough. What opens a quarantine that stands on a NetworkPolicy alone is denied all the same
+    // where the plugin has a kind of policy that denies.
+    let quarantined = matches!(situation, Situation::Quarantined | Situation::QuarantinedBesideAllowForAll);
+    if plugin == Plugin::None || !quarantined {
         return true;
     }
     // "Traffic to and from the node where a Pod is running is always allowed", says Kubernetes; plugins let the node in and not out.
@@ -102,7 +104,8 @@ mod tests {
     #[test]
     fn nobody_else_is_cut_off_and_nothing_is_where_policies_are_not_enforced() {
         assert!(reached(Plugin::Calico, Situation::Quarantined, world::CLIENT, world::SIBLING));
-        assert!(reached(Plugin::Calico, Situation::QuarantinedBesideAllowForAll, world::CLIENT, world::VICTIM));
+        assert!(!reached(Plugin::Calico, Situation::QuarantinedBesideAllowForAll, world::CLIENT, world::VICTIM));
+        assert!(reached(Plugin::Calico, Situation::DenyBesideAllow, world::CLIENT, world::VICTIM));
         assert!(reached(Plugin::None, Situation::Quarantined, world::CLIENT, world::VICTIM));
     }
 }

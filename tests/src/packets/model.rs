@@ -112,9 +112,11 @@ async fn services(client: &kube::Client) -> Result<BTreeMap<(IpAddr, u16, Protoc
                     one.name.clone().unwrap_or_default() == port.name.clone().unwrap_or_default()
                 };
                 let Some(number) = slice.ports.iter().flatten().find(named).and_then(|one| one.port) else { continue };
-                let ready = slice.endpoints.iter().flatten().filter(|one| {
-                    one.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false))
-                });
+                let ready = slice
+                    .endpoints
+                    .iter()
+                    .flatten()
+                    .filter(|one| one.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)));
                 let key = (address, u16::try_from(port.port)?, protocol);
                 let behind = found.entry(key).or_default();
                 for endpoint in ready {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::attempts::{Flow, Place, try_each};
 use super::expected::{Situation, expected, flow_survives, time_to_settle, undo_holds_at_once};
 use super::matrix::Pair;
+use super::model::Said;
 use super::world::{self, PORT, World};
 use super::{between, now, quell};
 use crate::fixtures::APP;
@@ -31,13 +32,25 @@ pub struct Report {
 }
 
 impl Report {
-    fn matrix(&mut self, plugin: Plugin, situation: Situation, pairs: &[Pair]) {
+    fn matrix(&mut self, plugin: Plugin, situation: Situation, tried: &Tried) {
+        let pairs = &tried.pairs;
         let reached = pairs.iter().filter(|pair| pair.reached).count();
         let wrong: Vec<_> = pairs.iter().filter(|pair| pair.reached != expected(plugin, situation, pair)).collect();
         println!("  {} pairs, {reached} reached, {} other than expected", pairs.len(), wrong.len());
         self.pairs += pairs.len();
         for pair in wrong {
             self.wrong(format!("{}: {pair}", situation.describe()));
+        }
+        // What enforces nothing isn't what the model speaks of.
+        if plugin == Plugin::None {
+            return;
+        }
+        let told = tried.said.iter().filter(|said| said.is_some()).count();
+        println!("  the isolation model tells {told} of them");
+        for (pair, said) in pairs.iter().zip(&tried.said) {
+            if said.is_some_and(|said| said != pair.reached) {
+                self.wrong(format!("{}: the isolation model says otherwise of {pair}", situation.describe()));
+            }
         }
     }
 
@@ -179,24 +192,34 @@ async fn cut_off(node: &Node, world: &World) -> Result<()> {
 /// Tries all pairs until they are as expected or the plugin has had time enough; no API tells when a policy is in force.
 async fn settled(node: &Node, world: &World, plugin: Plugin, situation: Situation, report: &mut Report) -> Result<()> {
     let began = now();
-    let pairs = loop {
+    let tried = loop {
         let late = between(began, now()) > time_to_settle(plugin);
         match matrix(node, world).await {
-            Ok(pairs) if late || pairs.iter().all(|pair| pair.reached == expected(plugin, situation, pair)) => {
-                break pairs;
+            Ok(tried) if late || tried.pairs.iter().all(|pair| pair.reached == expected(plugin, situation, pair)) => {
+                break tried;
             }
             Err(error) if late => return Err(error),
             // A pod that ends while it is asked is not there the next time.
             Ok(_) | Err(_) => {}
         }
     };
-    report.matrix(plugin, situation, &pairs);
+    report.matrix(plugin, situation, &tried);
     Ok(())
 }
 
-async fn matrix(node: &Node, world: &World) -> Result<Vec<Pair>> {
+/// Every pair, and what the isolation model says of it.
+struct Tried {
+    pairs: Vec<Pair>,
+    said: Vec<Option<bool>>,
+}
+
+async fn matrix(node: &Node, world: &World) -> Result<Tried> {
     wait::rolled_out::<Deployment>(&world.shop.api(), world::WEB, wait::DEADLINE).await?;
-    world.matrix().await?.try_all(node).await
+    let matrix = world.matrix().await?;
+    let pairs = matrix.try_all(node).await?;
+    let model = Said::read(node).await?;
+    let said = pairs.iter().map(|pair| model.of(&matrix, pair)).collect::<Result<_>>()?;
+    Ok(Tried { pairs, said })
 }
 
 /// Connections that are there before the quarantine.
