@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::engine::Queue;
 use crate::mirror::Change;
-use crate::policies::Kind;
+use crate::policies::Served;
 
 /// What is known of quarantines. Shared by the watches, which feed it, and the engine, which asks.
 pub struct Containment {
@@ -226,19 +226,19 @@ impl Containment {
     }
 
     /// A kind of policy is served: until its policies are read, nothing is told for sure.
-    pub fn is_served(&self, kind: &'static Kind) {
+    pub fn is_served(&self, kind: &'static Served) {
         self.inner().kinds.entry((kind.group, kind.kind)).or_insert(false);
     }
 
     /// Every policy of a kind was read.
-    pub fn is_read(&self, kind: &'static Kind) {
+    pub fn is_read(&self, kind: &'static Served) {
         if self.inner().kinds.insert((kind.group, kind.kind), true) != Some(true) {
             self.wake_all();
         }
     }
 
     /// A kind of policy isn't served any more, and its policies are gone with it.
-    pub fn is_served_no_more(&self, kind: &'static Kind) {
+    pub fn is_served_no_more(&self, kind: &'static Served) {
         let mut inner = self.inner();
         inner.kinds.remove(&(kind.group, kind.kind));
         let Some(policies) = PolicyKind::of(kind.group, kind.kind) else { return };

@@ -19,7 +19,7 @@ use crate::containment::Containment;
 
 /// A kind of policy, as a CustomResourceDefinition has it.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
+pub struct Served {
     /// API group.
     pub group: &'static str,
     /// Kind.
@@ -28,13 +28,13 @@ pub struct Kind {
     pub plural: &'static str,
 }
 
-const fn kind(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
-    Kind { group, kind, plural }
+const fn kind(group: &'static str, kind: &'static str, plural: &'static str) -> Served {
+    Served { group, kind, plural }
 }
 
 /// Every kind beside NetworkPolicy that has a say over a pod's traffic. Calico keeps what people write as `projectcalico.org/v3` in kinds
 /// of `crd.projectcalico.org`; where it serves the former by CustomResourceDefinitions, the latter aren't there.
-pub const KINDS: &[Kind] = &[
+pub const KINDS: &[Served] = &[
     kind("policy.networking.k8s.io", "ClusterNetworkPolicy", "clusternetworkpolicies"),
     kind("policy.networking.k8s.io", "AdminNetworkPolicy", "adminnetworkpolicies"),
     kind("policy.networking.k8s.io", "BaselineAdminNetworkPolicy", "baselineadminnetworkpolicies"),
@@ -55,8 +55,8 @@ pub async fn follow(client: Client, containment: Arc<Containment>, told: oneshot
     let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
     let stream = watch(definitions, watcher::Config::default()).default_backoff().take_until(end.cancelled_owned());
     let mut stream = std::pin::pin!(stream);
-    let mut open: HashMap<&'static Kind, AbortHandle> = HashMap::new();
-    let mut listed: HashSet<&'static Kind> = HashSet::new();
+    let mut open: HashMap<&'static Served, AbortHandle> = HashMap::new();
+    let mut listed: HashSet<&'static Served> = HashSet::new();
     loop {
         match stream.try_next().await {
             Ok(None) => break,
@@ -101,19 +101,19 @@ fn tell(told: &mut Option<oneshot::Sender<()>>) {
     }
 }
 
-fn of(definition: &str) -> Option<&'static Kind> {
+fn of(definition: &str) -> Option<&'static Served> {
     let (plural, group) = definition.split_once('.')?;
     KINDS.iter().find(|kind| (kind.plural, kind.group) == (plural, group))
 }
 
-fn gone(kind: &'static Kind, open: &mut HashMap<&'static Kind, AbortHandle>, containment: &Containment) {
+fn gone(kind: &'static Served, open: &mut HashMap<&'static Served, AbortHandle>, containment: &Containment) {
     if let Some(task) = open.remove(kind) {
         task.abort();
     }
     containment.is_served_no_more(kind);
 }
 
-async fn one(client: Client, kind: &'static Kind, containment: Arc<Containment>) {
+async fn one(client: Client, kind: &'static Served, containment: Arc<Containment>) {
     let found = match discovery::group(&client, kind.group).await {
         Ok(group) => group.recommended_kind(kind.kind),
         Err(error) => {
@@ -158,7 +158,7 @@ async fn one(client: Client, kind: &'static Kind, containment: Arc<Containment>)
     }
 }
 
-fn read(object: &DynamicObject, kind: &Kind) -> Result<Policy, String> {
+fn read(object: &DynamicObject, kind: &Served) -> Result<Policy, String> {
     let mut value = json!(object);
     // In a list the objects don't say what they are.
     if value["kind"].is_null() {

@@ -43,6 +43,7 @@ pub struct Controller {
 
 /// What is known of a Finding's target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly always the largest one")]
 pub enum TargetState {
     /// The pod that the Finding means.
     Pod(PodFacts),

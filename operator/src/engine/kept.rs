@@ -150,7 +150,7 @@ async fn notify(stage: &Stage<'_>, step: usize, mark: &Mark, message: &str) {
     if channels.is_empty() {
         return;
     }
-    let told = StepKind::Notify(Notify { channels, message: Some(message.to_owned()), ..Notify::default() });
+    let told = StepKind::Notify(Notify { channels, message: Some(message.to_owned()) });
     let mark = Mark { step: format!("{}-kept-{}", mark.step, Utc::now().timestamp()), ..mark.clone() };
     if let quell_playbooks::Outcome::Failed { message, .. } =
         quell_actions::perform(&told, &stage.context(&mark, step)).await

@@ -94,7 +94,7 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Get(of) => get::run(&of, &connect, io).await,
         Command::Explain(of) => explain::run(&of, &connect, io).await,
         Command::Watch(of) => watch::run(&of, &connect, io).await,
-        Command::Plan(of) => plan::run(&of, &connect, io).await,
+        Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
         Command::Version => {

@@ -218,11 +218,13 @@ fn normal(value: &Value) -> Value {
     // An empty selector chooses all, so it is something; an empty list of rules is as good as none.
     match value {
         Value::Object(fields) => {
-            let kept = fields.iter().filter(|(key, value)| {
-                !value.is_null()
-                    && !(value.as_array().is_some_and(Vec::is_empty) && key.as_str() != "from" && key.as_str() != "to")
-                    && !(value.as_object().is_some_and(serde_json::Map::is_empty) && key.as_str() == "matchLabels")
-            });
+            let is_nothing = |key: &str, value: &Value| match value {
+                Value::Null => true,
+                Value::Array(all) => all.is_empty() && key != "from" && key != "to",
+                Value::Object(fields) => fields.is_empty() && key == "matchLabels",
+                _ => false,
+            };
+            let kept = fields.iter().filter(|(key, value)| !is_nothing(key, value));
             Value::Object(kept.map(|(key, value)| (key.clone(), normal(value))).collect())
         }
         Value::Array(all) => Value::Array(all.iter().map(normal).collect()),
