@@ -49,6 +49,9 @@ pub const RIGHTS: &[Right] = &[
 
 /// Where a receipt says which kind of policy denies whatever others allow.
 const DENY: &str = "denyPolicy";
+/// Said where the cluster serves such a policy, and it could not be written.
+const LACKS_DENY: &str =
+    "; the policy that denies whatever others allow could not be written, so Contained may show what they do allow";
 /// A pod whose labels change while they are read is read again this often before the try fails.
 const LOOKS: usize = 3;
 
@@ -72,7 +75,13 @@ pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progre
         let labels = new_labels(&pod, parameters, &wanted.profile, cx.mark);
         let operations = operations(&pod, &labels, cx.mark);
         match cx.writer.patch_unread(&api, &pod.namespace, &pod.name, operations).await {
-            Ok(Patched::Changed(_)) => return Ok(done(&pod, &labels, parameters, stands.deny)),
+            Ok(Patched::Changed(_)) => {
+                let mut progress = done(&pod, &labels, parameters, stands.deny);
+                if wanted.deny.is_some() && stands.deny.is_none() {
+                    progress.message.push_str(LACKS_DENY);
+                }
+                return Ok(progress);
+            }
             // The cache was behind, or somebody was quicker: look at the pod itself and decide anew.
             Ok(Patched::Precondition) => pod = fresh(cx, &api, &pod).await?,
             Err(error) if error.reason() == Reason::TargetNotFound => return Err(gone(&pod.namespace, &pod.name)),
