@@ -94,6 +94,21 @@ pub async fn install(control_plane: &ControlPlane, guards: &Guards) -> Result<()
     apply(&client, &bindings).await
 }
 
+/// Takes the guards away again. They are in force a moment longer.
+pub async fn remove(control_plane: &ControlPlane, guards: &Guards) -> Result<()> {
+    let client = control_plane.client().await?;
+    let (policies, bindings) = guards.objects()?;
+    for binding in &bindings {
+        let api: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+        api.delete(&binding.name_any(), &DeleteParams::default()).await?;
+    }
+    for policy in &policies {
+        let api: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+        api.delete(&policy.name_any(), &DeleteParams::default()).await?;
+    }
+    Ok(())
+}
+
 async fn apply<K>(client: &Client, objects: &[K]) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>,

@@ -8,6 +8,7 @@ use clap::Parser;
 use quell_tests::floor::bare::Bare;
 use quell_tests::floor::quell::{self, Quell};
 use quell_tests::floor::{percentiles, ratio, requests};
+use quell_tests::guards::Guards;
 use quell_tests::{ControlPlane, Operator, Options, TestNamespace};
 
 /// Times Quell's way from an alert to containment beside the least that a bare client needs, on the same API server, in turns.
@@ -22,6 +23,9 @@ struct Arguments {
     /// Bursts of each; the best of each is compared.
     #[arg(long, default_value_t = 2)]
     bursts: usize,
+    /// Leave Quell's guards in place. The bare client's policy is looked at by them, too, which makes the floor higher.
+    #[arg(long)]
+    guards: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -34,12 +38,15 @@ fn main() -> Result<ExitCode> {
 }
 
 #[tokio::main]
-async fn measure(Arguments { alone, burst, bursts }: Arguments) -> Result<()> {
+async fn measure(Arguments { alone, burst, bursts, guards }: Arguments) -> Result<()> {
     let control_plane = ControlPlane::start(Options::default()).await?;
     quell_tests::operator::prepare(&control_plane).await?;
     quell::declare(&control_plane).await?;
     let operator = Operator::start(&std::env::current_exe()?, &control_plane, &["--log", "warn"]).await?;
     quell::playbook_is_ready(&control_plane).await?;
+    if !guards {
+        quell_tests::guards::remove(&control_plane, &Guards::default()).await?;
+    }
 
     let (floor, ours) = one_at_a_time(&control_plane, &operator, alone).await?;
     let (mut floor, mut ours) = (floor, ours);
