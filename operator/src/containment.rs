@@ -3,9 +3,14 @@
 //! What is open at a pod hangs on policies, namespaces and the pod's own labels, not on other pods: so only quarantined pods are modelled,
 //! and every policy. Whoever changes one of those wakes the runs whose pods it concerns.
 
+mod answers;
+mod standing;
+
+pub use answers::Deviation;
+pub use standing::{Standing, standing};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -13,16 +18,13 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
-use quell_actions::Mark;
-use quell_actions::quarantine::{DenyKind, Profile, denied_by, deny_policy};
-use quell_crds::conditions::{Reason, Status};
+use quell_actions::quarantine::DenyKind;
 use quell_crds::names;
-use quell_crds::v1alpha1::step::Quarantine;
-use quell_crds::v1alpha1::{Intent, Receipt, Remediation, RemediationStatus, StepKind, StepState};
-use quell_isolation::{Allowances, Exposure, Model, Pod as Modelled, PodRef, Policy, PolicyKind, PolicyRef};
-use quell_playbooks::contained::{Network, Observed, judge};
-use serde_json::Value;
+use quell_crds::v1alpha1::{Intent, Remediation};
+use quell_isolation::{Model, Pod as Modelled, PodRef, Policy, PolicyKind, PolicyRef};
+use quell_playbooks::contained::Network;
 
+use crate::containment::standing::{given, own_policy};
 use crate::engine::Queue;
 use crate::mirror::Change;
 use crate::policies::Served;
@@ -60,68 +62,6 @@ impl Held {
     fn is_settled(&self) -> bool {
         self.settled || self.quarantine.since.is_none_or(|since| Utc::now() - since > LAG)
     }
-}
-
-/// A quarantine, as its run's record has it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// Index of the step.
-    pub step: usize,
-    /// Its parameters.
-    pub parameters: Quarantine,
-    /// What was changed.
-    pub receipt: Receipt,
-    /// Since when.
-    since: Option<DateTime<Utc>>,
-    /// Open connections were cut after it.
-    severed: bool,
-    /// From the alert to the quarantine.
-    after: Option<Duration>,
-}
-
-impl Standing {
-    fn pod(&self) -> PodRef {
-        PodRef::new(&self.receipt.namespace, &self.receipt.name)
-    }
-}
-
-/// The quarantines that a run has made and not undone.
-#[must_use]
-pub fn standing(run: &Remediation, status: &RemediationStatus) -> Vec<Standing> {
-    let severed = |since: Option<DateTime<Utc>>| {
-        run.spec.steps.iter().zip(&status.steps).any(|(step, record)| {
-            step.kind.name() == "severConnections"
-                && record.state == StepState::Succeeded
-                && record.finished_at >= since
-        })
-    };
-    let steps = run.spec.steps.iter().zip(&status.steps).enumerate();
-    steps
-        .filter_map(|(index, (step, record))| {
-            let StepKind::Quarantine(parameters) = &step.kind else { return None };
-            let receipt = record.receipt.clone()?;
-            (record.state == StepState::Succeeded).then(|| Standing {
-                step: index,
-                parameters: parameters.clone(),
-                receipt,
-                since: record.finished_at,
-                severed: severed(record.finished_at),
-                after: record.finished_at.zip(status.started_at).and_then(|(end, start)| (end - start).to_std().ok()),
-            })
-        })
-        .collect()
-}
-
-/// What there is to do about a quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deviation {
-    /// It is as it was made.
-    None,
-    /// It was changed; `open`: something gets through that didn't.
-    Changed {
-        /// See there.
-        open: bool,
-    },
 }
 
 impl Containment {
@@ -297,116 +237,6 @@ impl Containment {
         }
     }
 
-    /// The `Contained` condition of a quarantine, and the paths that are open, for people.
-    #[must_use]
-    pub fn judge(&self, quarantine: &Standing) -> (Status, Reason, String, Vec<String>) {
-        let network = self.network.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let pod = quarantine.pod();
-        let leaks = self.leaks(&pod, quarantine);
-        let unread = self.unread();
-        if leaks.is_some() && !unread.is_empty() {
-            let message = format!("what gets through to pod {pod} can't be told: {unread} could not be read yet");
-            return (Status::Unknown, Reason::PathsUnknown, message, Vec::new());
-        }
-        let observed = Observed {
-            pod: &pod.to_string(),
-            leaks: leaks.as_ref(),
-            network: &network,
-            severed: quarantine.severed,
-            after: quarantine.after,
-        };
-        let (status, reason, message) = judge(&observed);
-        let paths = leaks.map(|leaks| leaks.lines().first).unwrap_or_default();
-        (status, reason, message, paths)
-    }
-
-    /// Kinds of policies that are served and weren't read, for people.
-    fn unread(&self) -> String {
-        let inner = self.inner();
-        let unread =
-            inner.kinds.iter().filter(|(_, read)| !**read).map(|((group, kind), _)| format!("{kind} of {group}"));
-        unread.collect::<Vec<_>>().join(", ")
-    }
-
-    /// What gets through beyond what the profile leaves open; `None`: the pod is gone.
-    fn leaks(&self, pod: &PodRef, quarantine: &Standing) -> Option<Exposure> {
-        let there = self.pods.get(&ObjectRef::new(&pod.name).within(&pod.namespace))?;
-        if there.uid().as_deref() != Some(&quarantine.receipt.uid) {
-            return None;
-        }
-        let mut inner = self.inner();
-        if inner.model.pod(pod).is_none() {
-            // A record that was just made, and not read back by the watch on runs yet.
-            inner.model.upsert_pod(Modelled::of(&there));
-        }
-        let (labels, policy) = (given(&quarantine.receipt), own_policy(quarantine));
-        let settled = inner.quarantines.get(pod).is_some_and(Held::is_settled);
-        let exposure = if settled {
-            inner.model.exposure(pod)?
-        } else {
-            inner.model.exposure_with(pod, &labels, std::slice::from_ref(&policy))?
-        };
-        Some(exposure.beyond(&asked_for(pod, labels, policy)))
-    }
-
-    /// What there is to do about a quarantine, as the copies show it. Nothing, until they have shown it as it was made.
-    #[must_use]
-    pub fn deviation(&self, quarantine: &Standing) -> Deviation {
-        let pod = quarantine.pod();
-        if !self.inner().quarantines.get(&pod).is_some_and(Held::is_settled) {
-            return Deviation::None;
-        }
-        let Some(there) = self.pods.get(&ObjectRef::new(&pod.name).within(&pod.namespace)) else {
-            return Deviation::None;
-        };
-        if there.uid().as_deref() != Some(&quarantine.receipt.uid) {
-            return Deviation::None;
-        }
-        let open = self.leaks(&pod, quarantine).is_some_and(|leaks| leaks != Exposure::default());
-        let given = given(&quarantine.receipt);
-        let labels = there.labels();
-        let lost = given.iter().any(|(key, value)| labels.get(key) != Some(value));
-        let own = quarantine.receipt.before.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
-        let back = labels.keys().any(|key| own.contains_key(key) && !given.contains_key(key));
-        let added = labels.keys().any(|key| !given.contains_key(key));
-        let inner = self.inner();
-        let stand_on = [Some(own_policy(quarantine)), own_deny_policy(quarantine)];
-        let policy = stand_on.iter().flatten().any(|own| inner.model.policy(own.reference()) != Some(own));
-        drop(inner);
-        if lost || back || policy || (open && added) { Deviation::Changed { open } } else { Deviation::None }
-    }
-
-    /// Whether a pod of the namespace is under the quarantine of that profile.
-    #[must_use]
-    pub fn is_needed(&self, namespace: &str, profile: &str) -> bool {
-        let inner = self.inner();
-        let from = inner.labelled.range(PodRef::new(namespace, "")..);
-        from.take_while(|(pod, _)| pod.namespace == namespace).any(|(_, of)| of == profile)
-    }
-
-    /// Whether the policy of a profile says what it should.
-    #[must_use]
-    pub fn policy_is_intact(&self, namespace: &str, profile: &Profile) -> bool {
-        let wanted = said_by(namespace, profile);
-        self.inner().model.policy(wanted.reference()) == Some(&wanted)
-    }
-
-    /// How often a quarantine was put back in the time before `now`.
-    #[must_use]
-    pub fn restored(&self, pod: &PodRef, since: DateTime<Utc>) -> Vec<DateTime<Utc>> {
-        let inner = self.inner();
-        let restored = inner.quarantines.get(pod).map(|held| held.restored.as_slice()).unwrap_or_default();
-        restored.iter().copied().filter(|at| *at >= since).collect()
-    }
-
-    /// A quarantine was put back now.
-    pub fn was_restored(&self, pod: &PodRef, now: DateTime<Utc>) {
-        if let Some(held) = self.inner().quarantines.get_mut(pod) {
-            held.restored.retain(|at| now - *at < MEMORY);
-            held.restored.push(now);
-        }
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -416,8 +246,6 @@ impl Containment {
 const OWN_POLICIES: &str = "quell-quarantine-";
 /// The most that a watch may be behind a write of Quell's own.
 const LAG: chrono::Duration = chrono::Duration::seconds(10);
-/// How long it counts that a quarantine was put back.
-const MEMORY: chrono::Duration = chrono::Duration::minutes(10);
 
 impl Inner {
     /// Notes that the copies show the pod and its policy as the step left them.
@@ -431,45 +259,4 @@ impl Inner {
         let stands = self.model.policy(own_policy(&held.quarantine).reference()).is_some();
         held.settled = shown && stands;
     }
-}
-
-/// The labels that the quarantine gave the pod.
-fn given(receipt: &Receipt) -> BTreeMap<String, String> {
-    let labels = receipt.after.get("labels").and_then(Value::as_object);
-    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-    labels.into_iter().flatten().filter_map(text).collect()
-}
-
-/// The policy of the quarantine's profile, as it should be.
-fn own_policy(quarantine: &Standing) -> Policy {
-    said_by(&quarantine.receipt.namespace, &Profile::of(&quarantine.parameters))
-}
-
-/// The policy beside it that denies whatever others allow.
-fn own_deny_policy(quarantine: &Standing) -> Option<Policy> {
-    let kind = denied_by(&quarantine.receipt)?;
-    Policy::read(&deny_policy(kind, &quarantine.receipt.namespace, &quarantine.parameters, &no_mark())).ok()
-}
-
-/// The mark has no part in what a policy lets through.
-fn no_mark() -> Mark {
-    Mark { namespace: String::new(), remediation: String::new(), finding: String::new(), step: String::new() }
-}
-
-fn said_by(namespace: &str, profile: &Profile) -> Policy {
-    Policy::from(&profile.policy(namespace, &no_mark()))
-}
-
-/// What the profile leaves open on purpose: all that its policy, alone in the cluster, lets through.
-fn asked_for(pod: &PodRef, labels: BTreeMap<String, String>, policy: Policy) -> Allowances {
-    let mut alone = Model::new();
-    alone.upsert_namespace(&pod.namespace, &BTreeMap::new());
-    alone.upsert_pod(Modelled {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        labels,
-        ..Modelled::default()
-    });
-    alone.upsert_policy(policy);
-    alone.exposure(pod).map_or_else(Allowances::none, |exposure| Allowances::of(&exposure))
 }
