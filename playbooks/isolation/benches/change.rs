@@ -35,6 +35,8 @@ fn pod(number: usize, version: usize) -> Pod {
         labels: labels(&[
             ("app", format!("app-{}", number / NAMESPACES % 20)),
             ("pod-template-hash", format!("hash-{version}")),
+            // As every quarantined pod has one of its own.
+            ("quell.dev/remediation", format!("run-{number}")),
             ("tier", format!("tier-{}", (number / NAMESPACES + version) % 3)),
         ]),
         addresses: vec![IpAddr::V4(address)],
@@ -74,7 +76,15 @@ fn cluster_policy(number: usize, version: usize) -> Option<Policy> {
             "tier": "Admin",
             "priority": number,
             "subject": {"namespaces": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}},
-            "ingress": [deny(format!("team-{number}")), deny(format!("version-{version}"))],
+            "ingress": [
+                deny(format!("team-{number}")),
+                deny(format!("version-{version}")),
+                {
+                    "action": "Accept",
+                    "from": [{"namespaces": {"matchLabels": {"team": format!("monitoring-{number}")}}}],
+                    "protocols": [{"tcp": {"destinationPort": {"number": 9100 + number}}}],
+                },
+            ],
         },
     });
     Policy::read(&object).ok()

@@ -47,7 +47,7 @@ impl fmt::Display for Grounds {
 }
 
 /// Traffic that gets through: peers, and ports of the destination.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     /// To the pod, or from it.
     pub direction: Direction,
@@ -83,7 +83,7 @@ fn write_end(f: &mut fmt::Formatter<'_>, direction: Direction, peer: &Peer, port
 }
 
 /// What can't be told of a pod's exposure.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
     /// The direction that it is about.
     pub direction: Direction,
@@ -128,12 +128,12 @@ pub enum State {
 /// Left out, as no policy can cut it: traffic between a pod and itself, and from the pod's own node (its kubelet, its pods on the node's
 /// network): <https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation>. That the network
 /// plugin enforces policies, and those kinds, is taken for granted; only a probe proves it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exposure {
-    /// Open paths: ingress first, then in the order in which policies are asked.
-    pub paths: Vec<Path>,
+    /// Open paths: ingress first, then in the order in which policies are asked. Shared by the pods that have them in common.
+    pub paths: Vec<Arc<Path>>,
     /// What can't be told.
-    pub doubts: Vec<Doubt>,
+    pub doubts: Vec<Arc<Doubt>>,
 }
 
 impl Exposure {
@@ -149,22 +149,16 @@ impl Exposure {
         }
     }
 
-    /// Takes over one direction of another exposure.
-    pub(crate) fn extend(&mut self, other: &Self, direction: Direction) {
-        self.paths.extend(other.paths.iter().filter(|path| path.direction == direction).cloned());
-        self.doubts.extend(other.doubts.iter().filter(|doubt| doubt.direction == direction).cloned());
-    }
-
     /// What is open beyond what was asked for: the leaks.
     #[must_use]
     pub fn beyond(&self, allowances: &Allowances) -> Self {
         let paths = self.paths.iter().flat_map(|path| {
             let blocks = allowances.take(path.direction, Block::product(&path.peer.0, &path.ports));
-            by_ports(blocks).into_iter().map(|(peer, ports)| Path { peer, ports, ..path.clone() })
+            by_ports(blocks).into_iter().map(|(peer, ports)| Arc::new(Path { peer, ports, ..(**path).clone() }))
         });
         let doubts = self.doubts.iter().filter_map(|doubt| {
             let blocks = allowances.take(doubt.direction, doubt.blocks.clone());
-            (!blocks.is_empty()).then(|| Doubt { blocks, ..doubt.clone() })
+            (!blocks.is_empty()).then(|| Arc::new(Doubt { blocks, ..(**doubt).clone() }))
         });
         Self { paths: paths.collect(), doubts: doubts.collect() }
     }

@@ -21,19 +21,20 @@ struct Constraint {
     values: Values,
 }
 
+/// Shared, as cutting selectors with each other copies them far more often than it changes them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Values {
-    Only(BTreeSet<Arc<str>>),
-    AllBut(BTreeSet<Arc<str>>),
+    Only(Arc<BTreeSet<Arc<str>>>),
+    AllBut(Arc<BTreeSet<Arc<str>>>),
 }
 
 impl Constraint {
     fn one_of(values: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Self { absent: false, values: Values::Only(values.into_iter().collect()) }
+        Self { absent: false, values: Values::Only(Arc::new(values.into_iter().collect())) }
     }
 
     fn exists() -> Self {
-        Self { absent: false, values: Values::AllBut(BTreeSet::new()) }
+        Self { absent: false, values: Values::AllBut(Arc::default()) }
     }
 
     fn negation(&self) -> Self {
@@ -46,11 +47,21 @@ impl Constraint {
 
     fn intersection(&self, other: &Self) -> Self {
         let values = match (&self.values, &other.values) {
-            (Values::Only(a), Values::Only(b)) => Values::Only(a & b),
+            (Values::Only(a), Values::Only(b)) => Values::Only(Arc::new(&**a & &**b)),
             (Values::Only(only), Values::AllBut(not)) | (Values::AllBut(not), Values::Only(only)) => {
-                Values::Only(only - not)
+                if only.is_disjoint(not) {
+                    Values::Only(only.clone())
+                } else {
+                    Values::Only(Arc::new(&**only - &**not))
+                }
             }
-            (Values::AllBut(a), Values::AllBut(b)) => Values::AllBut(a | b),
+            (Values::AllBut(a), Values::AllBut(b)) => {
+                if b.is_subset(a) {
+                    Values::AllBut(a.clone())
+                } else {
+                    Values::AllBut(Arc::new(&**a | &**b))
+                }
+            }
         };
         Self { absent: self.absent && other.absent, values }
     }

@@ -5,34 +5,13 @@ use std::sync::Arc;
 
 use crate::chain::{Link, Rank, Stage};
 use crate::exposure::{Doubt, Exposure, Grounds, Path, by_ports};
-use crate::pod::{Direction, Seen};
+use crate::pod::Direction;
 use crate::policy::{Action, PolicyRef, Rule};
 use crate::ports::{NamedPort, Ports};
 use crate::region::{Block, Cube};
 
 /// A rest in more pieces than this isn't cut any further: it is then told too large, and doubted, rather than computed for long.
 const PIECES: usize = 512;
-
-/// What gets through in one direction.
-pub(crate) fn walk(stages: &[Stage<'_>], pod: &Seen<'_>, direction: Direction, exposure: &mut Exposure) {
-    if pod.ended {
-        return;
-    }
-    let mut walk = Walk { direction, ports: pod.ports, rest: Block::everything(), shaky: Vec::new(), exposure };
-    if pod.host_network {
-        walk.fall_through(&Grounds::HostNetwork);
-        return;
-    }
-    for stage in stages {
-        walk.stage(stage);
-        if walk.rest.is_empty() {
-            return;
-        }
-    }
-    let chosen = stages.iter().flat_map(Stage::links).any(|link| link.isolates || !link.section.rules.is_empty());
-    let by = if chosen { Grounds::Undecided } else { Grounds::Unselected };
-    walk.fall_through(&by);
-}
 
 #[derive(Default)]
 struct Effects {
@@ -71,7 +50,9 @@ fn without(blocks: Vec<Block>, others: &[&Block]) -> Vec<Block> {
         .fold(blocks, |rest, other| rest.iter().flat_map(|block| block.difference(&other.cube, &other.ports)).collect())
 }
 
-struct Walk<'a> {
+/// How far a walk has come. What is ahead hangs on this and on the stages that follow, so a walk that several pods begin alike is made once.
+#[derive(Clone)]
+pub(crate) struct Walk<'a> {
     direction: Direction,
     /// Of the pod: what a name means for traffic to it.
     ports: &'a [NamedPort],
@@ -79,10 +60,50 @@ struct Walk<'a> {
     rest: Vec<Block>,
     /// What a rule that can't be told may have denied, or left to another tier.
     shaky: Vec<Block>,
-    exposure: &'a mut Exposure,
+    /// A policy has had its say.
+    chosen: bool,
+    exposure: Exposure,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// With everything still ahead.
+    pub(crate) fn begin(direction: Direction) -> Self {
+        Self {
+            direction,
+            ports: &[],
+            rest: Block::everything(),
+            shaky: Vec::new(),
+            chosen: false,
+            exposure: Exposure::default(),
+        }
+    }
+
+    /// Through one stage further, for a pod with these named ports.
+    pub(crate) fn through(&mut self, stage: &Stage<'_>, ports: &'a [NamedPort]) {
+        self.ports = ports;
+        self.chosen |= stage.links().any(|link| link.isolates || !link.section.rules.is_empty());
+        self.stage(stage);
+    }
+
+    /// Whether nothing is left that a further stage could decide about.
+    pub(crate) fn is_over(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// What gets through in the end, where no stage is left.
+    pub(crate) fn end(mut self) -> Exposure {
+        let by = if self.chosen { Grounds::Undecided } else { Grounds::Unselected };
+        self.fall_through(&by);
+        self.exposure
+    }
+
+    /// What gets through to a pod that no policy covers.
+    pub(crate) fn uncovered(direction: Direction) -> Exposure {
+        let mut walk = Self::begin(direction);
+        walk.fall_through(&Grounds::HostNetwork);
+        walk.exposure
+    }
+
     fn stage(&mut self, stage: &Stage<'_>) {
         let mut passed = Vec::new();
         for rank in &stage.ranks {
@@ -246,8 +267,8 @@ impl Walk<'_> {
     fn tell(&mut self, by: Option<PolicyRef>, reason: &Arc<str>, blocks: Vec<Block>) {
         if !blocks.is_empty() {
             let doubt = Doubt { direction: self.direction, reason: reason.clone(), by, blocks };
-            if !self.exposure.doubts.contains(&doubt) {
-                self.exposure.doubts.push(doubt);
+            if !self.exposure.doubts.iter().any(|told| **told == doubt) {
+                self.exposure.doubts.push(Arc::new(doubt));
             }
         }
     }
@@ -263,8 +284,8 @@ impl Walk<'_> {
         for (peer, ports) in by_ports(blocks) {
             let path = Path { direction: self.direction, peer, ports, by: by.clone(), certain };
             // Rules and policies repeat each other; a path is told once by each policy.
-            if !self.exposure.paths.contains(&path) {
-                self.exposure.paths.push(path);
+            if !self.exposure.paths.iter().any(|told| **told == path) {
+                self.exposure.paths.push(Arc::new(path));
             }
         }
     }

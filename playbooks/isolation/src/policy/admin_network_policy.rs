@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::tiered::{self, Choice, Peer, Tiered, TieredRule};
+use super::tiered::{self, RulePorts, Rules};
 use super::{Policy, PolicyKind, Tier};
 use crate::ports::{Ports, Protocol};
 
@@ -18,36 +18,13 @@ const BASELINE: f64 = 1001.0;
 struct Spec {
     /// An AdminNetworkPolicy has one, the baseline is alone.
     priority: Option<f64>,
-    subject: Choice,
-    #[serde(default)]
-    ingress: Vec<IngressRule>,
-    #[serde(default)]
-    egress: Vec<EgressRule>,
-}
-
-#[derive(Deserialize)]
-struct IngressRule {
-    action: String,
-    from: Vec<Peer>,
     #[serde(flatten)]
-    rest: Rest,
+    rules: Rules<Matches>,
 }
 
 #[derive(Deserialize)]
-struct EgressRule {
-    action: String,
-    to: Vec<Peer>,
-    #[serde(flatten)]
-    rest: Rest,
-}
-
-#[derive(Deserialize)]
-struct Rest {
-    #[serde(rename = "name")]
-    _name: Option<String>,
+struct Matches {
     ports: Option<Vec<Match>>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -80,28 +57,12 @@ pub(super) fn read(kind: PolicyKind, name: &str, spec: &Value) -> Result<Policy,
         (_, Some(priority)) => (Tier::Admin, priority),
         (_, None) => return Err("it has no priority".to_owned()),
     };
-    let rule = |action, peers, rest: Rest| TieredRule { action, peers, ports: rest.ports() };
-    let tiered = Tiered {
-        kind,
-        name: name.to_owned(),
-        tier,
-        priority,
-        subject: spec.subject,
-        ingress: spec.ingress.into_iter().map(|each| rule(each.action, each.from, each.rest)).collect(),
-        egress: spec.egress.into_iter().map(|each| rule(each.action, each.to, each.rest)).collect(),
-    };
-    Ok(tiered.policy())
+    spec.rules.at(kind, name, &tier, priority)
 }
 
-impl Rest {
-    fn ports(&self) -> Result<Ports, String> {
-        if let Some(field) = self.unknown.keys().next() {
-            return Err(format!("a rule of it has the field {field}, which is not known"));
-        }
-        match &self.ports {
-            None => Ok(Ports::all()),
-            Some(ports) => tiered::union(ports.iter().map(Match::ports)),
-        }
+impl RulePorts for Matches {
+    fn ports(&self) -> Option<Result<Ports, String>> {
+        self.ports.as_ref().map(|ports| tiered::union(ports.iter().map(Match::ports)))
     }
 }
 
@@ -111,9 +72,7 @@ impl Match {
             (Some(number), None, None, true) => {
                 Ok(Ports::one(protocol(number.protocol.as_deref())?, tiered::port(number.port)?))
             }
-            (None, Some(name), None, true) => {
-                Ok(Protocol::ALL.iter().fold(Ports::default(), |all, each| all.and(&Ports::named(*each, name))))
-            }
+            (None, Some(name), None, true) => Ok(tiered::named(name)),
             (None, None, Some(range), true) => Ok(Ports::range(
                 protocol(range.protocol.as_deref())?,
                 tiered::port(range.start)?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::tiered::{self, Choice, Peer, Tiered, TieredRule};
+use super::tiered::{self, RulePorts, Rules};
 use super::{Policy, PolicyKind, Tier};
 use crate::ports::{Ports, Protocol};
 
@@ -13,36 +13,13 @@ use crate::ports::{Ports, Protocol};
 struct Spec {
     tier: String,
     priority: f64,
-    subject: Choice,
-    #[serde(default)]
-    ingress: Vec<IngressRule>,
-    #[serde(default)]
-    egress: Vec<EgressRule>,
-}
-
-#[derive(Deserialize)]
-struct IngressRule {
-    action: String,
-    from: Vec<Peer>,
     #[serde(flatten)]
-    rest: Rest,
+    rules: Rules<Matches>,
 }
 
 #[derive(Deserialize)]
-struct EgressRule {
-    action: String,
-    to: Vec<Peer>,
-    #[serde(flatten)]
-    rest: Rest,
-}
-
-#[derive(Deserialize)]
-struct Rest {
-    #[serde(rename = "name")]
-    _name: Option<String>,
+struct Matches {
     protocols: Option<Vec<Match>>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -83,28 +60,12 @@ pub(super) fn read(name: &str, spec: &Value) -> Result<Policy, String> {
         "Baseline" => Tier::Baseline,
         other => return Err(format!("the tier {other} is not known")),
     };
-    let rule = |action, peers, rest: Rest| TieredRule { action, peers, ports: rest.ports() };
-    let tiered = Tiered {
-        kind: PolicyKind::ClusterNetworkPolicy,
-        name: name.to_owned(),
-        tier,
-        priority: spec.priority,
-        subject: spec.subject,
-        ingress: spec.ingress.into_iter().map(|each| rule(each.action, each.from, each.rest)).collect(),
-        egress: spec.egress.into_iter().map(|each| rule(each.action, each.to, each.rest)).collect(),
-    };
-    Ok(tiered.policy())
+    spec.rules.at(PolicyKind::ClusterNetworkPolicy, name, &tier, spec.priority)
 }
 
-impl Rest {
-    fn ports(&self) -> Result<Ports, String> {
-        if let Some(field) = self.unknown.keys().next() {
-            return Err(format!("a rule of it has the field {field}, which is not known"));
-        }
-        match &self.protocols {
-            None => Ok(Ports::all()),
-            Some(protocols) => tiered::union(protocols.iter().map(Match::ports)),
-        }
+impl RulePorts for Matches {
+    fn ports(&self) -> Option<Result<Ports, String>> {
+        self.protocols.as_ref().map(|protocols| tiered::union(protocols.iter().map(Match::ports)))
     }
 }
 
@@ -114,9 +75,7 @@ impl Match {
         let mut numbered = numbered.into_iter().filter_map(|(protocol, each)| Some((protocol, each.as_ref()?)));
         match (numbered.next(), &self.destination_named_port, self.unknown.is_empty()) {
             (Some((protocol, destination)), None, true) if numbered.next().is_none() => destination.ports(protocol),
-            (None, Some(name), true) => {
-                Ok(Protocol::ALL.iter().fold(Ports::default(), |all, each| all.and(&Ports::named(*each, name))))
-            }
+            (None, Some(name), true) => Ok(tiered::named(name)),
             _ => Err("it matches protocols in a way that is not known".to_owned()),
         }
     }

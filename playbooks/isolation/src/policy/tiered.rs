@@ -11,18 +11,42 @@ use super::{Action, Policy, PolicyKind, PolicyRef, Rule, Section, Subject, Tier}
 use crate::addresses::Addresses;
 use crate::labels::Labels;
 use crate::pod::Direction;
-use crate::ports::Ports;
+use crate::ports::{Ports, Protocol};
 use crate::region::{Cube, Others};
 
-/// A policy as it is read, but for what its kind writes in its own way.
-pub(super) struct Tiered {
-    pub(super) kind: PolicyKind,
-    pub(super) name: String,
-    pub(super) tier: Tier,
-    pub(super) priority: f64,
-    pub(super) subject: Choice,
-    pub(super) ingress: Vec<TieredRule>,
-    pub(super) egress: Vec<TieredRule>,
+/// What all of them write in the same way; `P` is the part of a rule that says which ports.
+#[derive(Deserialize)]
+pub(super) struct Rules<P> {
+    subject: Choice,
+    #[serde(default = "Vec::new")]
+    ingress: Vec<Written<P>>,
+    #[serde(default = "Vec::new")]
+    egress: Vec<Written<P>>,
+}
+
+/// A rule as it is written.
+#[derive(Deserialize)]
+struct Written<P> {
+    action: String,
+    from: Option<Vec<Peer>>,
+    to: Option<Vec<Peer>>,
+    #[serde(rename = "name")]
+    _name: Option<String>,
+    #[serde(flatten)]
+    ports: P,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, Value>,
+}
+
+/// How a version says which ports a rule is about.
+pub(super) trait RulePorts {
+    /// `None`: it says nothing about ports, so that it is about all of them. `Err`: why it can't be told which.
+    fn ports(&self) -> Option<Result<Ports, String>>;
+}
+
+/// A name of a port, on whichever protocol a pod has it.
+pub(super) fn named(name: &str) -> Ports {
+    Protocol::ALL.iter().fold(Ports::default(), |all, each| all.and(&Ports::named(*each, name)))
 }
 
 /// Pods, by their namespace's labels alone or by both.
@@ -53,35 +77,23 @@ pub(super) struct Peer {
     unknown: BTreeMap<String, Value>,
 }
 
-pub(super) struct TieredRule {
-    pub(super) action: String,
-    pub(super) peers: Vec<Peer>,
-    /// `Err`: why it can't be told which.
-    pub(super) ports: Result<Ports, String>,
-}
-
-impl Tiered {
-    pub(super) fn policy(self) -> Policy {
+impl<P: RulePorts> Rules<P> {
+    /// The policy that these rules are at a place in the order.
+    pub(super) fn at(&self, kind: PolicyKind, name: &str, tier: &Tier, priority: f64) -> Result<Policy, String> {
         let subject = match self.subject.labels() {
             Ok((namespace, pods)) => Subject { namespaces: vec![namespace], pods: vec![pods], doubt: None },
             Err(reason) => Subject { doubt: Some(Arc::from(reason)), ..Subject::everyone() },
         };
-        let section = |direction, rules: &[TieredRule]| Section {
-            direction,
-            tier: self.tier.clone(),
-            order: self.priority,
-            isolates: false,
-            rules: rules.iter().flat_map(rule).collect(),
-        };
-        Policy {
-            reference: PolicyRef { kind: self.kind, namespace: None, name: self.name.clone() },
-            subject,
-            tier: None,
-            sections: [section(Direction::Ingress, &self.ingress), section(Direction::Egress, &self.egress)]
-                .into_iter()
-                .filter(|section| !section.rules.is_empty())
-                .collect(),
+        let mut sections = Vec::new();
+        for (direction, written) in [(Direction::Ingress, &self.ingress), (Direction::Egress, &self.egress)] {
+            let rules: Vec<_> = written.iter().map(|each| each.rules(direction)).collect::<Result<_, _>>()?;
+            if !rules.is_empty() {
+                let rules = rules.into_iter().flatten().collect();
+                sections.push(Section { direction, tier: tier.clone(), order: priority, isolates: false, rules });
+            }
         }
+        let reference = PolicyRef { kind, namespace: None, name: name.to_owned() };
+        Ok(Policy { reference, subject, tier: None, sections })
     }
 }
 
@@ -95,30 +107,42 @@ impl Choice {
     }
 }
 
-/// A rule whose peers can be told only in part is one rule for each part, at the same place.
-fn rule(rule: &TieredRule) -> Vec<Rule> {
-    let (action, mut doubt) = match rule.action.as_str() {
-        "Allow" | "Accept" => (Action::Accept, None),
-        "Deny" => (Action::Deny, None),
-        "Pass" => (Action::Pass, None),
-        other => (Action::Pass, Some(format!("a rule of it has the action {other}, which is not known"))),
-    };
-    let ports = rule.ports.clone().unwrap_or_else(|reason| {
-        doubt.get_or_insert(reason);
-        Ports::all()
-    });
-    let mut certain = Vec::new();
-    let mut doubted = Vec::new();
-    for peer in &rule.peers {
-        let (cubes, reason) = peer.cubes();
-        match reason.or_else(|| doubt.clone()) {
-            None => certain.push(cubes),
-            Some(reason) => doubted.push((cubes, reason)),
+impl<P: RulePorts> Written<P> {
+    /// A rule whose peers can be told only in part is one rule for each part, at the same place.
+    fn rules(&self, direction: Direction) -> Result<Vec<Rule>, String> {
+        let ((Direction::Ingress, Some(peers), None) | (Direction::Egress, None, Some(peers))) =
+            (direction, &self.from, &self.to)
+        else {
+            return Err(format!("a rule of it for {direction} doesn't say for whom"));
+        };
+        let (action, mut doubt) = match self.action.as_str() {
+            "Allow" | "Accept" => (Action::Accept, None),
+            "Deny" => (Action::Deny, None),
+            "Pass" => (Action::Pass, None),
+            other => (Action::Pass, Some(format!("a rule of it has the action {other}, which is not known"))),
+        };
+        let ports = match self.unknown.keys().next() {
+            Some(field) => Err(format!("a rule of it has the field {field}, which is not known")),
+            None => self.ports.ports().unwrap_or_else(|| Ok(Ports::all())),
+        };
+        let ports = ports.unwrap_or_else(|reason| {
+            doubt.get_or_insert(reason);
+            Ports::all()
+        });
+        let mut certain = Vec::new();
+        let mut doubted = Vec::new();
+        for peer in peers {
+            let (cubes, reason) = peer.cubes();
+            match reason.or_else(|| doubt.clone()) {
+                None => certain.push(cubes),
+                Some(reason) => doubted.push((cubes, reason)),
+            }
         }
+        let one =
+            |peers, doubt: Option<String>| Rule { action, peers, ports: ports.clone(), doubt: doubt.map(Arc::from) };
+        let doubted = doubted.into_iter().map(|(cubes, reason)| one(vec![cubes], Some(reason)));
+        Ok(std::iter::once(one(certain, None)).chain(doubted).collect())
     }
-    let one = |peers, doubt: Option<String>| Rule { action, peers, ports: ports.clone(), doubt: doubt.map(Arc::from) };
-    let doubted = doubted.into_iter().map(|(cubes, reason)| one(vec![cubes], Some(reason)));
-    std::iter::once(one(certain, None)).chain(doubted).collect()
 }
 
 impl Peer {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::support::{
     Cluster, NAMESPACE_KEYS, NAMESPACES, POD_KEYS, PORTS, cluster, place, read, some_cluster_policy, some_labels,
-    some_pod, some_policy, strangers, tiered_cluster,
+    some_marked_pod, some_plugin_policy, some_policy, strangers, tiered_cluster,
 };
 use crate::chain::stages;
 use crate::pod::Seen;
@@ -65,12 +65,13 @@ enum Change {
 }
 
 fn any_policy() -> impl Strategy<Value = Value> {
-    prop_oneof![3 => some_policy(), 1 => some_cluster_policy()]
+    prop_oneof![3 => some_policy(), 2 => some_cluster_policy(), 1 => some_plugin_policy()]
 }
 
 fn change() -> impl Strategy<Value = Change> {
     let namespace = (select(NAMESPACES.as_slice()), proptest::option::weighted(0.8, some_labels(NAMESPACE_KEYS)));
-    let pod = (0..7_u8).prop_flat_map(|number| (Just(number), proptest::option::weighted(0.8, some_pod(number))));
+    let pod =
+        (0..7_u8).prop_flat_map(|number| (Just(number), proptest::option::weighted(0.8, some_marked_pod(number))));
     prop_oneof![
         1 => namespace.prop_map(|(name, labels)| Change::Namespace(name, labels)),
         1 => pod.prop_map(|(number, pod)| Change::Pod(number, pod)),
@@ -113,7 +114,7 @@ fn make(change: Change, model: &mut Model, cluster: &mut Cluster) -> Vec<PodRef>
 }
 
 fn exposures(model: &Model) -> BTreeMap<PodRef, Option<Exposure>> {
-    model.tracked().map(|(pod, exposure)| (pod.clone(), exposure.map(|exposure| (**exposure).clone()))).collect()
+    model.tracked().map(|(pod, exposure)| (pod.clone(), exposure)).collect()
 }
 
 proptest! {
@@ -199,6 +200,38 @@ proptest! {
             }
             let changed: BTreeSet<_> = after.keys().filter(|pod| before[*pod] != after[*pod]).cloned().collect();
             prop_assert_eq!(told, changed, "after {:?}", change);
+        }
+    }
+
+    #[test]
+    fn pods_that_share_their_way_are_told_what_each_is_told_alone(
+        cluster in tiered_cluster(),
+        pods in [some_marked_pod(0), some_marked_pod(3), some_marked_pod(6)],
+        more in prop::collection::vec(any_policy(), 0..4),
+        last in any_policy(),
+    ) {
+        let mut cluster = cluster;
+        // All in one namespace, two of them told apart by nothing but what no policy asks about.
+        let twin = |name: &str, of: &Pod| Pod { name: name.to_owned(), ..of.clone() };
+        let twins = [twin("twin", &pods[0]), twin("other-ports", &Pod { ports: pods[1].ports.clone(), ..pods[0].clone() })];
+        cluster.pods.retain(|pod| !["pod-0", "pod-3", "pod-6"].contains(&pod.name.as_str()));
+        cluster.pods.extend(pods.into_iter().chain(twins));
+        let together = || {
+            let mut model = cluster.model();
+            for policy in &more {
+                model.upsert_policy(read(policy));
+            }
+            model
+        };
+        let mut model = together();
+        for pod in &cluster.pods {
+            model.track(pod.reference());
+        }
+        model.upsert_policy(read(&last));
+        for pod in &cluster.pods {
+            let mut alone = together();
+            alone.upsert_policy(read(&last));
+            prop_assert_eq!(model.exposure(&pod.reference()), alone.exposure(&pod.reference()), "{}", pod.name);
         }
     }
 

@@ -264,6 +264,52 @@ pub(super) fn some_cluster_policy() -> impl Strategy<Value = Value> {
     )
 }
 
+/// Of the plugins, so that tiers lie between those of Kubernetes, come and go, and can't always be told.
+pub(super) fn some_plugin_policy() -> impl Strategy<Value = Value> {
+    let calico = |kind: &'static str, name: String, spec: Value| json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let tier = (select(["front", "back"].as_slice()), 1..4, select(["Deny", "Pass"].as_slice())).prop_map(
+        move |(name, order, action)| {
+            let order = f64::from(order) * 600_000.0;
+            calico("Tier", name.to_owned(), json!({"order": order, "defaultAction": action}))
+        },
+    );
+    let rule = (select(["Allow", "Deny", "Pass"].as_slice()), select(VALUES.as_slice()), proptest::bool::ANY).prop_map(
+        |(action, value, is_named)| {
+            let ports = if is_named { json!(["web", 81]) } else { json!(["50:80"]) };
+            let source = json!({"selector": format!("app == '{value}'")});
+            json!({"action": action, "protocol": "TCP", "source": source, "destination": {"ports": ports}})
+        },
+    );
+    let global =
+        (select(["front", "back"].as_slice()), 0..3, select(VALUES.as_slice()), prop::collection::vec(rule, 0..3))
+            .prop_map(move |(tier, number, value, rules)| {
+                let spec =
+                    json!({"tier": tier, "order": number, "selector": format!("tier != '{value}'"), "ingress": rules});
+                calico("GlobalNetworkPolicy", format!("{tier}.{number}"), spec)
+            });
+    let cilium = (0..2, selector(POD_KEYS), selector(POD_KEYS)).prop_map(|(number, chosen, denied)| {
+        json!({
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumClusterwideNetworkPolicy",
+            "metadata": {"name": format!("cilium-{number}")},
+            "spec": {"endpointSelector": chosen, "ingressDeny": [{"fromEndpoints": [denied]}]},
+        })
+    });
+    prop_oneof![1 => tier, 2 => global, 1 => cilium]
+}
+
+/// As a quarantine and a ReplicaSet leave it: with labels that no selector asks about, and now and then beyond all policies.
+pub(super) fn some_marked_pod(number: u8) -> impl Strategy<Value = Pod> {
+    let rarely = || prop::bool::weighted(0.1);
+    (some_pod(number), select(VALUES.as_slice()), rarely(), rarely()).prop_map(
+        move |(mut pod, hash, ended, host_network)| {
+            pod.labels.insert("pod-template-hash".to_owned(), hash.to_owned());
+            pod.labels.insert("quell.dev/remediation".to_owned(), format!("run-{number}-{hash}"));
+            Pod { host_network, ended, ..pod }
+        },
+    )
+}
+
 /// With policies of the kinds whose order is known for sure, and of the cluster.
 pub(super) fn tiered_cluster() -> impl Strategy<Value = Cluster> {
     (cluster(), prop::collection::vec(some_cluster_policy(), 0..4)).prop_map(|(mut cluster, policies)| {
