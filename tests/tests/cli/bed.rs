@@ -61,7 +61,7 @@ impl std::fmt::Display for Ran {
 pub fn io(input: &str) -> (Io, Kept, Kept) {
     let (out, err) = (Kept::default(), Kept::default());
     let input = Box::new(Cursor::new(input.to_owned()));
-    (Io { out: Box::new(out.clone()), err: Box::new(err.clone()), input, colours: false }, out, err)
+    (Io { out: Box::new(out.clone()), err: Box::new(err.clone()), input, colours: false, terminal: true }, out, err)
 }
 
 pub struct Bed {
@@ -81,6 +81,13 @@ impl Bed {
         let flags = ["--kubeconfig", self.kubeconfig.as_str(), "-n", self.namespace.name()];
         let all = std::iter::once("kubectl-quell").chain(arguments.iter().copied()).chain(flags);
         all.map(OsString::from).collect()
+    }
+
+    /// As another program runs it, or `| less`.
+    pub async fn quell_piped(&self, arguments: &[&str]) -> Ran {
+        let (io, out, err) = io("");
+        let exit = run(self.arguments(arguments), &mut Io { terminal: false, ..io }).await;
+        Ran { exit, out: out.text(), err: err.text() }
     }
 
     pub async fn quell(&self, arguments: &[&str], input: &str) -> Ran {

@@ -27,6 +27,9 @@ async fn get_prints_what_is_wrong_and_what_was_done_in_every_form() -> Result<()
     let yaml = bed.quell(&["get", "finding/falco-0a1b2c3d4e", "-o", "yaml"], "").await;
     assert_eq!(serde_saphyr::from_str::<Value>(&yaml.out)?["spec"]["rule"], "Reverse shell");
     bed.quell(&["get", "falco-0a1b2c3d4e"], "").await.expect(Exit::Ok, &["Run", "(Failed): cut, back failed"])?;
+    let piped = bed.quell_piped(&["get", "-A"]).await;
+    piped.expect(Exit::Ok, &["NAMESPACE", bed.namespace.name(), "cut, back failed"])?;
+    assert!(!piped.out.contains('…'), "another program gets every value whole: {piped}");
     let everywhere = bed.quell(&["get", "-A"], "").await;
     everywhere.expect(Exit::Ok, &["NAMESPACE"])?;
     assert!(everywhere.out.lines().all(|line| line.chars().count() <= 120), "{everywhere}");

@@ -1,22 +1,20 @@
 //! `undo`.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use kube::ResourceExt as _;
 use kube::api::Api;
-use quell_cli::Exit;
+use quell_cli::{Exit, run};
 use quell_crds::v1alpha1::{Intent, Remediation};
+use quell_tests::wait::{self, DEADLINE};
 use serde_json::json;
 
-use crate::bed::{Bed, condition};
+use crate::bed::{Bed, Ran, condition, io};
 
 #[tokio::test]
 async fn undo_asks_for_it_and_tells_what_was_left_alone() -> Result<()> {
     let bed = Bed::new("cli-undo").await?;
     let (_, finding) = bed.finding("falco-undone").await?;
-    let run = bed.run_for(&finding).await?;
-    let name = run.name_any();
+    let name = bed.run_for(&finding).await?.name_any();
 
     let asked = bed.quell(&["undo", "falco-undone", "--no-wait"], "").await;
     asked.expect(Exit::Ok, &[&format!("remediation/{name}: undo was asked for")])?;
@@ -29,7 +27,8 @@ async fn undo_asks_for_it_and_tells_what_was_left_alone() -> Result<()> {
 
     let target = format!("remediation/{name}");
     let arguments = ["undo", target.as_str()];
-    let (ran, ()) = tokio::join!(bed.quell(&arguments, ""), async {
+    let (mut io, out, err) = io("");
+    let (exit, undone) = tokio::join!(run(bed.arguments(&arguments), &mut io), async {
         let left =
             json!({"name": "cut", "state": "NotUndone", "reason": "ChangedSince", "message": "somebody has lifted it"});
         let undone = json!({
@@ -37,10 +36,15 @@ async fn undo_asks_for_it_and_tells_what_was_left_alone() -> Result<()> {
             "steps": [left, {"name": "back", "state": "Failed", "reason": "TargetUnsupported"}],
             "conditions": [condition("Complete", "UndoIncomplete", "not undone: cut")],
         });
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        bed.status(&name, &undone).await.unwrap();
+        // It follows the run from what it has read before it says this.
+        wait::eventually(DEADLINE, "it says that it waits", async || {
+            Ok(out.text().contains("is being undone already").then_some(()))
+        })
+        .await?;
+        bed.status(&name, &undone).await
     });
-    ran.expect(
+    undone?;
+    Ran { exit, out: out.text(), err: err.text() }.expect(
         Exit::Failed,
         &["is undone only in part: not undone: cut", "cut: left alone, ChangedSince: somebody has lifted it"],
     )?;

@@ -21,10 +21,10 @@ pub async fn run(of: &Get, connect: &Connect, io: &mut Io) -> Result<Exit, CliEr
     if let Some(name) = &of.finding {
         let mut finding = find::finding(&connection, name).await?;
         let text = match of.output {
-            None => detail(&finding, &find::runs(&connection, &finding).await?, now),
+            None => detail(&finding, &find::runs(&connection, &finding).await?, now, io.terminal),
             Some(Output::Wide) => {
                 let runs = find::runs(&connection, &finding).await?;
-                rows(&[finding], &runs, now, false, true)
+                rows(&[finding], &runs, now, false, Form::Wide)
             }
             Some(Output::Name) => name_of(&finding),
             Some(Output::Json) => json_text(&plain(&mut finding)),
@@ -56,7 +56,12 @@ pub async fn run(of: &Get, connect: &Connect, io: &mut Io) -> Result<Exit, CliEr
         }
         None | Some(Output::Wide) => {
             let runs = list(&remediations, &ListParams::default()).await?;
-            rows(&all, &runs, now, of.all_namespaces, of.output.is_some())
+            let form = match (of.output.is_some(), io.terminal) {
+                (true, _) => Form::Wide,
+                (false, true) => Form::Line,
+                (false, false) => Form::Whole,
+            };
+            rows(&all, &runs, now, of.all_namespaces, form)
         }
     };
     io.out.write_all(text.as_bytes())?;
@@ -84,7 +89,19 @@ fn json_text(value: &Value) -> String {
     format!("{text}\n")
 }
 
-fn rows(findings: &[Finding], runs: &[Remediation], now: DateTime<Utc>, namespaces: bool, wide: bool) -> String {
+/// How much of each finding a table shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// What fits a line.
+    Line,
+    /// The same columns, with every value whole.
+    Whole,
+    /// More columns, with every value whole.
+    Wide,
+}
+
+fn rows(findings: &[Finding], runs: &[Remediation], now: DateTime<Utc>, namespaces: bool, form: Form) -> String {
+    let wide = form == Form::Wide;
     let mut of: HashMap<&str, Vec<&Remediation>> = HashMap::new();
     for run in runs {
         of.entry(run.spec.finding.uid.as_str()).or_default().push(run);
@@ -141,16 +158,17 @@ fn rows(findings: &[Finding], runs: &[Remediation], now: DateTime<Utc>, namespac
             row
         })
         .collect();
-    table::render(&columns, &rows, !wide)
+    table::render(&columns, &rows, form == Form::Line)
 }
 
-fn detail(finding: &Finding, runs: &[Remediation], now: DateTime<Utc>) -> String {
+fn detail(finding: &Finding, runs: &[Remediation], now: DateTime<Utc>, fit: bool) -> String {
+    let most = if fit { table::WIDTH - 10 } else { usize::MAX };
     let spec = &finding.spec;
     let status = finding.status.clone().unwrap_or_default();
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
-            let _ = writeln!(text, "{name:<10}{}", cut(&one_line(value), table::WIDTH - 10));
+            let _ = writeln!(text, "{name:<10}{}", cut(&one_line(value), most));
         }
     };
     line("Finding", &format!("{}/{}", finding.namespace().unwrap_or_default(), finding.name_any()));
@@ -205,13 +223,16 @@ mod tests {
             Some(FindingStatus { playbook: "p".repeat(300), count: 1_234_567, ..FindingStatus::default() });
         let now = Utc::now();
         for text in [
-            rows(&[finding.clone()], &[], now, true, false),
-            rows(&[finding.clone()], &[], now, false, false),
-            detail(&finding, &[], now).split("More:").next().unwrap_or_default().to_owned(),
+            rows(&[finding.clone()], &[], now, true, Form::Line),
+            rows(&[finding.clone()], &[], now, false, Form::Line),
+            detail(&finding, &[], now, true).split("More:").next().unwrap_or_default().to_owned(),
         ] {
             assert!(text.lines().all(|line| line.chars().count() <= table::WIDTH), "{text}");
         }
-        let wide = rows(&[finding], &[], now, true, true);
+        let whole = rows(&[finding.clone()], &[], now, true, Form::Whole);
+        assert!(whole.contains(&"r".repeat(253)) && !whole.contains("IMAGE") && !whole.contains('…'), "{whole}");
+        assert!(detail(&finding, &[], now, false).contains(&"r".repeat(253)));
+        let wide = rows(&[finding], &[], now, true, Form::Wide);
         assert!(wide.contains(&"r".repeat(253)) && wide.contains("IMAGE"), "{wide}");
     }
 }

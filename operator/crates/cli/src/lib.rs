@@ -40,6 +40,8 @@ pub struct Io {
     pub input: Box<dyn Read + Send>,
     /// Whether what is printed may have colours.
     pub colours: bool,
+    /// Whether a person reads it on a terminal: then tables fit a line. Another program gets every value whole.
+    pub terminal: bool,
 }
 
 /// How a command ended.

@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
         err: Box::new(std::io::stderr()),
         input: Box::new(std::io::stdin()),
         colours: std::io::stdout().is_terminal() && unset("NO_COLOR") && !dumb,
+        terminal: std::io::stdout().is_terminal(),
     };
     quell_cli::run(std::env::args_os(), &mut io).await.into()
 }

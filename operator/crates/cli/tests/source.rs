@@ -36,6 +36,7 @@ async fn quell(arguments: &[&str], input: &str) -> (Exit, String, String) {
         err: Box::new(err.clone()),
         input: Box::new(Cursor::new(input.to_owned())),
         colours: false,
+        terminal: false,
     };
     let arguments = std::iter::once("kubectl-quell").chain(arguments.iter().copied()).map(OsString::from);
     let exit = run(arguments, &mut io).await;

@@ -179,8 +179,13 @@ mod tests {
 
     fn documents(text: &str) -> Result<Vec<Document>, CliError> {
         let sink = || Box::new(std::io::sink());
-        let mut io =
-            Io { out: sink(), err: sink(), input: Box::new(std::io::Cursor::new(text.to_owned())), colours: false };
+        let mut io = Io {
+            out: sink(),
+            err: sink(),
+            input: Box::new(std::io::Cursor::new(text.to_owned())),
+            colours: false,
+            terminal: false,
+        };
         read(Path::new("-"), &mut io)
     }
 
