@@ -4,11 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt as _};
+use quell_actions::Mark;
+use quell_actions::quarantine::Profile;
+use quell_crds::names;
+use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{ClusterPlaybook, Finding, Source};
+use quell_tests::fixtures::{Described as _, pod};
 use quell_tests::wait;
 use serde_json::json;
 
@@ -32,6 +38,9 @@ async fn a_release_is_installed_upgraded_and_removed_and_what_was_found_stays() 
     restricted_namespace(&client, "quell").await?;
     let library = "library.enabled=true";
 
+    // A pod under quarantine, from before: nothing that happens to the release is to touch it.
+    let quarantine = quarantine(&client).await?;
+
     // An earlier version, whose CRDs lack something.
     let earlier = earlier_chart(cluster.dir())?;
     let earlier = earlier.to_string_lossy();
@@ -54,6 +63,7 @@ async fn a_release_is_installed_upgraded_and_removed_and_what_was_found_stays() 
     let this = this.to_string_lossy();
     helm(&cluster, &["upgrade", "quell", &this, "-n", "quell", "--set", library, "--set", "replicas=3"]).await?;
     assert_eq!(secrets(&client).await?, before, "token and certificate are kept");
+    still_quarantined(&client, &quarantine).await?;
     assert_eq!(short_names(&client).await?, ["src"], "CRDs are upgraded");
     let manifest = helm(&cluster, &["get", "manifest", "quell", "-n", "quell"]).await?;
     assert!(manifest.contains("kind: Source") && manifest.contains("name: contain-reverse-shell"));
@@ -73,12 +83,43 @@ async fn a_release_is_installed_upgraded_and_removed_and_what_was_found_stays() 
     helm(&cluster, &["uninstall", "quell", "-n", "quell"]).await?;
     wait::gone(&Api::<Deployment>::namespaced(client.clone(), "quell"), "quell", wait::DEADLINE).await?;
     Api::<Finding>::namespaced(client.clone(), "default").get("kept").await.context("the Finding is still there")?;
+    still_quarantined(&client, &quarantine).await?;
 
     // And it can come back to them.
     helm(&cluster, &["install", "quell", &this, "-n", "quell", "--wait"]).await?;
     Api::<Finding>::namespaced(client.clone(), "default").get("kept").await.context("the Finding is still there")?;
     Api::<Source>::all(client).get("falco").await?;
     cluster.stop().await
+}
+
+/// A pod as a quarantine leaves it, and the policy that it stands on.
+async fn quarantine(client: &Client) -> Result<(Pod, NetworkPolicy)> {
+    let profile = Profile::of(&Quarantine::default());
+    let mark = Mark {
+        namespace: "default".to_owned(),
+        remediation: "run".to_owned(),
+        finding: "finding".to_owned(),
+        step: "contain".to_owned(),
+    };
+    let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), "default");
+    let policy = policies.create(&PostParams::default(), &profile.policy("default", &mark)).await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let cut_off = pod("cut-off").within("default").label(names::QUARANTINE, "full");
+    pods.create(&PostParams::default(), &cut_off).await?;
+    Ok((wait::pod_ready(&pods, "cut-off", wait::DEADLINE).await?, policy))
+}
+
+async fn still_quarantined(client: &Client, (pod, policy): &(Pod, NetworkPolicy)) -> Result<()> {
+    let there = Api::<Pod>::namespaced(client.clone(), "default").get(&pod.name_any()).await?;
+    assert_eq!((there.uid(), there.labels()), (pod.uid(), pod.labels()));
+    assert!(there.metadata.deletion_timestamp.is_none());
+    let standing = Api::<NetworkPolicy>::namespaced(client.clone(), "default").get(&policy.name_any()).await?;
+    assert_eq!(
+        (standing.uid(), &standing.spec, standing.finalizers()),
+        (policy.uid(), &policy.spec, policy.finalizers())
+    );
+    assert!(standing.metadata.deletion_timestamp.is_none());
+    Ok(())
 }
 
 /// A copy of the chart in which Sources have no short name yet.
