@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use quell_isolation::{Model, Pod, PodRef, Policy};
+use quell_isolation::{Allowances, Model, Pod, PodRef, Policy};
 use serde_json::{Value, json};
 
 const NAMESPACES: usize = 100;
@@ -90,6 +90,15 @@ fn cluster_policy(number: usize, version: usize) -> Option<Policy> {
     Policy::read(&object).ok()
 }
 
+/// A policy that closes a quarantined pod.
+fn quarantine(namespace: &str) -> Option<Policy> {
+    let object = json!({
+        "metadata": {"namespace": namespace, "name": "quarantine"},
+        "spec": {"podSelector": {"matchLabels": {"quell.dev/quarantine": "full"}}, "policyTypes": ["Ingress", "Egress"]},
+    });
+    serde_json::from_value::<NetworkPolicy>(object).ok().map(|policy| Policy::from(&policy))
+}
+
 fn model() -> Model {
     let mut model = Model::new();
     for number in 0..NAMESPACES {
@@ -166,6 +175,19 @@ fn main() {
     });
     measure("exposure of a pod", |round| {
         timed(|| model.exposure(&tracked[round % tracked.len()]), |exposure| exposure.map_or(0, |all| all.paths.len()))
+    });
+    // All that is computed of a pod that was just cut off, before any watch shows it so.
+    let cut_off = labels(&[("quell.dev/quarantine", "full".to_owned())]);
+    measure("a pod that was just cut off, judged", |round| {
+        let pod = &tracked[round % tracked.len()];
+        let Some(policy) = quarantine(&pod.namespace) else { return (Duration::ZERO, 0) };
+        timed(
+            || {
+                let exposure = model.exposure_with(pod, &cut_off, std::slice::from_ref(&policy));
+                exposure.unwrap_or_default().beyond(&Allowances::none()).lines()
+            },
+            |leaks| leaks.first.len(),
+        )
     });
     measure("pods behind a path", |round| {
         let exposure = model.exposure(&tracked[round % tracked.len()]).unwrap_or_default();
