@@ -225,6 +225,11 @@ impl Containment {
         }
     }
 
+    /// A run should be looked at.
+    pub fn look_at(&self, run: ObjectRef<Remediation>) {
+        self.runs.send(run);
+    }
+
     fn wake_one(&self, inner: &Inner, pod: &PodRef) {
         if let Some(held) = inner.quarantines.get(pod) {
             self.runs.send(held.run.clone());

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Engine, Library, Queue, Runs, drive};
+use crate::engine::{self, Engine, Library, Queue, Runs, Tellings, drive};
 use crate::expiry;
 use crate::finalizers;
 use crate::identity::Identities;
@@ -173,6 +173,7 @@ async fn run_until(
         http: courier.http().clone(),
         courier: Arc::new(courier),
         runs: Runs::default(),
+        tellings: Tellings::default(),
     });
     let mut election = Election::begin(client, settings).await?;
     let leading = async {

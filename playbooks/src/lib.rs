@@ -7,6 +7,7 @@ pub mod compile;
 pub mod contained;
 pub mod facts;
 pub mod images;
+pub mod kept;
 pub mod kind;
 pub mod library;
 pub mod parameters;

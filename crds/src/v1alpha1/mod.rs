@@ -25,8 +25,8 @@ pub use playbook::{
     SelectorOperator, SelectorRequirement,
 };
 pub use remediation::{
-    FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
-    RemediationStatus, StepRecord, StepState,
+    FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
+    RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
 };
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};

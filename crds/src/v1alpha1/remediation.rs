@@ -144,11 +144,41 @@ pub struct RemediationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 2048)))]
     pub open_paths: Vec<String>,
+    /// What the channels of the `notify` steps were last told about a quarantine that stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Conditions: `Complete`; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
     /// open, `Unknown` where it can't be told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// What channels were told about a quarantine after it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    /// What of it they know.
+    pub news: QuarantineNews,
+    /// When they were told.
+    pub at: DateTime<Utc>,
+    /// Why not all of them could be told; empty where they were.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub failure: String,
+}
+
+/// How a quarantine fares after it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum QuarantineNews {
+    /// It holds again.
+    Closed,
+    /// Something that isn't the quarantine's own lets traffic through to the pod or from it.
+    Opened,
+    /// Others change it again and again, and Quell puts it back ever more slowly.
+    Contested,
+    /// Somebody has changed it, and Quell can't put it back.
+    NotKept,
 }
 
 /// Where a run stands.

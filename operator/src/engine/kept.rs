@@ -1,22 +1,23 @@
 //! A quarantine is kept until it is undone: what opens is told, what somebody changed is put back.
 
+mod tell;
+
+pub use tell::Tellings;
+
+use std::sync::Arc;
+
 use chrono::{DateTime, Duration, Utc};
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
+use quell_actions::Writer;
 use quell_actions::quarantine::{self, Kept};
-use quell_actions::{Mark, Writer};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition};
-use quell_crds::v1alpha1::step::Notify;
-use quell_crds::v1alpha1::{Intent, Remediation, RemediationStatus, StepKind};
+use quell_crds::v1alpha1::{Intent, Remediation, RemediationStatus};
 use quell_isolation::PodRef;
+use quell_playbooks::kept::{CONTESTED, Facts, WINDOW, wait};
 
 use crate::containment::{Deviation, Standing, standing};
 use crate::engine::{Engine, EngineError, Live, Stage, run, told};
-
-/// Put back as often as this in ten minutes, it counts as contested: people are told who does it.
-const CONTESTED: usize = 3;
-/// A quarantine that is changed again and again is put back no more often than this, so as not to fight for ever.
-const LONGEST_WAIT: i64 = 60;
 
 /// Writes down whether the quarantines that stand hold.
 pub fn observe(engine: &Engine, run: &Remediation, status: &mut RemediationStatus) {
@@ -40,43 +41,69 @@ pub fn observe(engine: &Engine, run: &Remediation, status: &mut RemediationStatu
     }
 }
 
-/// Puts back what somebody has changed. The answer is when to look again, where it was put back too often to do so now.
+/// Puts back what somebody has changed, and tells the channels of what they don't know yet. The answer is when to look again, where there
+/// is something left to do that no change will bring back.
 pub async fn keep(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     live: &mut Live,
     run: &Remediation,
-    status: &RemediationStatus,
+    status: &mut RemediationStatus,
 ) -> Result<Option<DateTime<Utc>>, EngineError> {
     if run.spec.intent != Intent::Run {
         return Ok(None);
     }
+    let standing = standing(run, status);
+    let Some(first) = standing.first() else { return Ok(None) };
+    let containment = &engine.caches.containment;
     let mut again = None;
-    for quarantine in standing(run, status) {
-        let Deviation::Changed { open } = engine.caches.containment.deviation(&quarantine) else { continue };
+    let mut facts = Facts::default();
+    let mut last = None;
+    for quarantine in &standing {
         let pod = PodRef::new(&quarantine.receipt.namespace, &quarantine.receipt.name);
         let now = Utc::now();
-        let restored = engine.caches.containment.restored(&pod, now - Duration::minutes(10));
-        let next = restored.last().map_or(now, |last| *last + wait(restored.len()));
-        let next = if next <= now { put_back(engine, live, run, status, &quarantine, open).await? } else { Some(next) };
-        again = [again, next].into_iter().flatten().min();
+        if let Deviation::Changed { open } = containment.deviation(quarantine) {
+            facts.changed = true;
+            let restored = containment.restored(&pod, now - WINDOW);
+            let next = restored.last().map_or(now, |last| *last + wait(restored.len()));
+            let next = if next > now {
+                Some(next)
+            } else {
+                let Done { message, failed } = put_back(engine, live, run, status, quarantine, open).await?;
+                facts.failed |= failed.is_some();
+                last = message.or(last);
+                failed
+            };
+            again = [again, next].into_iter().flatten().min();
+        }
+        let restored = containment.restored(&pod, now - WINDOW);
+        facts.restored = facts.restored.max(restored.len());
+        if restored.len() >= CONTESTED {
+            // That it has come to an end is told, too.
+            again = [again, restored.first().map(|first| *first + WINDOW)].into_iter().flatten().min();
+        }
     }
-    Ok(again)
+    facts.open = status.conditions.iter().any(|one| one.reason == Reason::PathsOpen.to_string());
+    let later = tell::news(engine, live, run, status, first.step, &facts, last).await?;
+    Ok([again, later].into_iter().flatten().min())
 }
 
-/// None after the first time, then a second, doubled each time.
-fn wait(times: usize) -> Duration {
-    let exponent = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    if exponent == 0 { Duration::zero() } else { Duration::seconds((1_i64 << (exponent - 1)).min(LONGEST_WAIT)) }
+/// What a try to put a quarantine back came to.
+#[derive(Default)]
+struct Done {
+    /// What people may be told.
+    message: Option<String>,
+    /// It failed, and is tried again then.
+    failed: Option<DateTime<Utc>>,
 }
 
 async fn put_back(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     live: &mut Live,
     run: &Remediation,
     status: &RemediationStatus,
     quarantine: &Standing,
     open: bool,
-) -> Result<Option<DateTime<Utc>>, EngineError> {
+) -> Result<Done, EngineError> {
     let namespace = run.namespace().unwrap_or_default();
     let world = run::observe(engine, live, run);
     let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
@@ -95,18 +122,18 @@ async fn put_back(
     let pod = PodRef::new(&quarantine.receipt.namespace, &quarantine.receipt.name);
     let now = Utc::now();
     match kept {
-        Ok(Kept::Stands | Kept::Gone) => Ok(None),
+        Ok(Kept::Stands | Kept::Gone) => Ok(Done::default()),
         Ok(Kept::Restored { what, by }) => {
             engine.caches.containment.was_restored(&pod, now);
-            let times = engine.caches.containment.restored(&pod, now - Duration::minutes(10)).len();
+            let times = engine.caches.containment.restored(&pod, now - WINDOW).len();
             let (reason, message) = restored(&pod, &what, &by, times);
             tracing::warn!(%namespace, remediation = run.name_any(), %pod, %reason, message, "quarantine");
             let event = told::event(EventType::Warning, &reason.to_string(), "Kept", &message);
             told::publish(engine, run, live.finding.as_ref(), event).await;
-            if times == 1 || times == CONTESTED {
-                notify(&stage, quarantine.step, &mark, &message).await;
+            if times == 1 {
+                tell::restored(engine, live, run, status, quarantine.step, &message);
             }
-            Ok(None)
+            Ok(Done { message: Some(message), failed: None })
         }
         Err(error) => {
             let message = format!("the quarantine of pod {pod} was changed and could not be put back: {error}");
@@ -114,8 +141,8 @@ async fn put_back(
             let event = told::event(EventType::Warning, &error.reason().to_string(), "NotKept", &message);
             told::publish(engine, run, live.finding.as_ref(), event).await;
             engine.caches.containment.was_restored(&pod, now);
-            let times = engine.caches.containment.restored(&pod, now - Duration::minutes(10)).len();
-            Ok(Some(now + wait(times).max(Duration::seconds(1))))
+            let times = engine.caches.containment.restored(&pod, now - WINDOW).len();
+            Ok(Done { message: Some(message), failed: Some(now + wait(times).max(Duration::seconds(1))) })
         }
     }
 }
@@ -132,33 +159,4 @@ fn restored(pod: &PodRef, what: &str, by: &str, times: usize) -> (Reason, String
          most once a minute. Stop {by}, or lift the quarantine: kubectl quell undo"
     );
     (Reason::QuarantineContested, message)
-}
-
-/// Tells the channels that the playbook's own notify steps name.
-async fn notify(stage: &Stage<'_>, step: usize, mark: &Mark, message: &str) {
-    let mut channels: Vec<_> = stage
-        .steps
-        .iter()
-        .filter_map(|step| match &step.step.kind {
-            StepKind::Notify(notify) => Some(notify.channels.clone()),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    channels.sort_by(|one, other| one.name.cmp(&other.name));
-    channels.dedup_by(|one, other| one.name == other.name);
-    if channels.is_empty() {
-        return;
-    }
-    let told = StepKind::Notify(Notify { channels, message: Some(message.to_owned()) });
-    let mark = Mark { step: format!("{}-kept-{}", mark.step, Utc::now().timestamp()), ..mark.clone() };
-    if let quell_playbooks::Outcome::Failed { message, .. } =
-        quell_actions::perform(&told, &stage.context(&mark, step)).await
-    {
-        tracing::warn!(
-            remediation = stage.run.name_any(),
-            message,
-            "nobody could be told that a quarantine was changed"
-        );
-    }
 }

@@ -9,6 +9,7 @@ mod status;
 mod told;
 
 pub use finding::{contain_at_once, pass as finding_pass};
+pub use kept::Tellings;
 pub use library::Library;
 pub use queue::{Queue, drive};
 pub use run::pass as run_pass;
@@ -55,6 +56,8 @@ pub struct Engine {
     pub courier: Arc<Courier>,
     /// Runs that are under way.
     pub runs: Runs,
+    /// Messages about quarantines that stand.
+    pub tellings: Tellings,
 }
 
 /// Why a pass could not come to its end; it is made again.

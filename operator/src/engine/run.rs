@@ -65,7 +65,7 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
         effects(&engine, &mut live, &run, &steps, &world, &mut status, work).await?;
     };
     report(&engine, &mut live, &run, &mut status).await?;
-    let keep_at = kept::keep(&engine, &mut live, &run, &status).await?;
+    let keep_at = kept::keep(&engine, &mut live, &run, &mut status).await?;
     let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
     let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run;
     drop(live);
@@ -261,7 +261,7 @@ fn settle(status: &mut RemediationStatus, steps: &[CompiledStep], run: &Remediat
 }
 
 /// Writes the record where it has changed, and tells of what changed.
-async fn report(
+pub(super) async fn report(
     engine: &Engine,
     live: &mut Live,
     run: &Remediation,

@@ -8,3 +8,4 @@ mod playbooks;
 mod restart;
 mod signals;
 mod support;
+mod told;
