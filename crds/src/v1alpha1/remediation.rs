@@ -144,7 +144,7 @@ pub struct RemediationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 2048)))]
     pub open_paths: Vec<String>,
-    /// Conditions: `Complete`; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
+    /// Conditions: `Complete`; `Held`, while a guardrail holds a step; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
     /// open, `Unknown` where it can't be told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
@@ -262,6 +262,8 @@ pub enum StepState {
     Running,
     /// A try failed; another comes at `nextAt`.
     Retrying,
+    /// A guardrail holds it: it has done nothing, and goes on by itself when it may. Its time doesn't run.
+    Held,
     /// It failed, and what it had changed is being put back.
     Reverting,
     /// It ended well.

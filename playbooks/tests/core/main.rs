@@ -5,6 +5,7 @@
 
 mod compile;
 mod generated;
+mod guardrails;
 mod library;
 mod order;
 mod record;
