@@ -24,6 +24,8 @@ pub enum ConditionType {
     Remediated,
     /// The run has ended, well or not.
     Complete,
+    /// A guardrail holds a step of the run.
+    Held,
 }
 
 impl fmt::Display for ConditionType {
@@ -146,6 +148,20 @@ pub enum Reason {
     ApiUnavailable,
     /// The step waits to be tried again.
     Retrying,
+
+    // Guardrails.
+    /// The stop switch is on.
+    Stopped,
+    /// The object is protected.
+    Protected,
+    /// As much was done in this time as may be.
+    LimitReached,
+    /// It is the last ready pod of its workload.
+    LastReadyReplica,
+    /// Nothing is done at this time.
+    Frozen,
+    /// A Guardrail can't be read, so nobody can tell what may be done.
+    GuardrailUnreadable,
 }
 
 impl fmt::Display for Reason {

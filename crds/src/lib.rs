@@ -26,5 +26,6 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         v1alpha1::ClusterChannel::crd(),
         v1alpha1::Source::crd(),
         v1alpha1::ImageBlock::crd(),
+        v1alpha1::Guardrail::crd(),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod notices;
+mod pods;
 mod trim;
 mod world;
 
@@ -12,7 +13,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -25,8 +26,10 @@ use quell_crds::v1alpha1::{
 };
 use quell_playbooks::contained::Network;
 
-use crate::caches::notices::{RunsByFinding, policy_changed, remediation_changed, tell, tell_run};
-use crate::caches::trim::{trim_namespace, trim_owner, trim_pod, trim_policy};
+use crate::caches::notices::{
+    RunsByFinding, finding_changed, namespace_changed, pod_changed, policy_changed, remediation_changed, tell, tell_run,
+};
+use crate::caches::trim::{trim_namespace, trim_node, trim_owner, trim_pod, trim_policy};
 use crate::containment::Containment;
 use crate::mirror::{Change, Mirrors};
 use crate::settings::Settings;
@@ -40,6 +43,7 @@ pub struct Caches {
     replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
     jobs: Store<PartialObjectMeta<Job>>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
+    nodes: Store<PartialObjectMeta<Node>>,
     /// Every Finding.
     pub findings: Store<Finding>,
     /// Every run.
@@ -84,12 +88,8 @@ impl Caches {
         let marked = watcher::Config::default().labels(names::REMEDIATION);
         let contained: Arc<OnceLock<Arc<Containment>>> = Arc::default();
         let pods = mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, {
-            let contained = contained.clone();
-            move |change| {
-                if let Some(containment) = contained.get() {
-                    containment.pod_changed(&change);
-                }
-            }
+            let (contained, held) = (contained.clone(), notices.held.clone());
+            move |change| pod_changed(&contained, &held, &change)
         });
         let containment = contained
             .get_or_init(|| Arc::new(Containment::new(pods.clone(), notices.runs.clone(), notices.namespaces.clone())))
@@ -104,16 +104,13 @@ impl Caches {
                 move |change| tell_run(&notices, &change)
             }),
             namespaces: mirrors.keep(Api::all(client.clone()), all.clone(), trim_namespace, {
-                let containment = containment.clone();
-                move |change| containment.namespace_changed(&change)
+                let (containment, held) = (containment.clone(), notices.held.clone());
+                move |change| namespace_changed(&containment, &held, &change)
             }),
+            nodes: mirrors.keep(Api::all(client.clone()), all.clone(), trim_node, |_| {}),
             findings: mirrors.keep(Api::<Finding>::all(client.clone()), all.clone(), |_| {}, {
-                let notices = notices.clone();
-                move |change| {
-                    if let Change::There(finding) = change {
-                        notices.findings.send(ObjectRef::from_obj(&*finding));
-                    }
-                }
+                let findings = notices.findings.clone();
+                move |change| finding_changed(&findings, &change)
             }),
             remediations: mirrors.keep(Api::<Remediation>::all(client.clone()), all.clone(), |_| {}, {
                 let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());
@@ -179,6 +176,7 @@ impl Caches {
             self.replica_sets.wait_until_ready(),
             self.jobs.wait_until_ready(),
             self.namespaces.wait_until_ready(),
+            self.nodes.wait_until_ready(),
             self.findings.wait_until_ready(),
             self.remediations.wait_until_ready(),
             self.playbooks.wait_until_ready(),

@@ -9,14 +9,18 @@ use kube::api::{Api, Patch};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition, find};
-use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Playbook, PlaybookKind, Source};
+use quell_crds::v1alpha1::{
+    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Guardrail, Playbook, PlaybookKind, Source,
+};
 use quell_notify::Destination;
+use quell_playbooks::guardrails;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::caches::Caches;
 use crate::engine::{Library, status_parameters};
+use crate::guardrails::Watched;
 use crate::intake;
 
 /// Writes the statuses.
@@ -29,6 +33,8 @@ pub struct Declared {
     pub library: Arc<Library>,
     /// Writes Events.
     pub recorder: Recorder,
+    /// The Guardrails.
+    pub guardrails: Arc<Watched>,
 }
 
 type Judgement = (Status, Reason, String);
@@ -71,6 +77,34 @@ impl Declared {
             let judged = (Status::True, Reason::Accepted, message.to_owned());
             let conditions = channel.status.clone().unwrap_or_default().conditions;
             self.write(&self.namespaced::<Channel>(&channel), &*channel, &conditions, judged, json!({})).await;
+        }
+    }
+
+    /// Guardrails. One that can't even be decoded has no status that could be written: the operator's log tells of it, and every run that
+    /// it holds.
+    pub async fn report_guardrails(&self) {
+        for guardrail in self.guardrails.objects() {
+            let guardrail = match guardrail.0 {
+                Ok(guardrail) => guardrail,
+                Err(invalid) => {
+                    let name = invalid.metadata.name.unwrap_or_default();
+                    tracing::error!(name, error = invalid.error, "a Guardrail can't be read: everything is held");
+                    continue;
+                }
+            };
+            let judged = match guardrails::compile(&guardrail) {
+                Ok(_) if guardrail.spec.stop => {
+                    (Status::True, Reason::Stopped, "the stop switch is on: nothing is done".to_owned())
+                }
+                Ok(_) => (Status::True, Reason::Accepted, "is held to at every effect".to_owned()),
+                Err(problem) => {
+                    let message = format!("{problem}. Until this is repaired, everything is held");
+                    (Status::False, Reason::ExpressionInvalid, message)
+                }
+            };
+            let conditions = guardrail.status.clone().unwrap_or_default().conditions;
+            let api: Api<Guardrail> = Api::all(self.client.clone());
+            self.write(&api, &guardrail, &conditions, judged, json!({})).await;
         }
     }
 

@@ -6,6 +6,7 @@ mod declared;
 mod engine;
 mod expiry;
 mod finalizers;
+mod guardrails;
 mod identity;
 mod intake;
 mod lanes;

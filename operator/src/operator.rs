@@ -18,9 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Engine, Library, Queue, Runs, Tellings, drive};
+use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, drive};
 use crate::expiry;
 use crate::finalizers;
+use crate::guardrails::{self, Watched};
 use crate::identity::Identities;
 use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
@@ -113,7 +114,11 @@ async fn run_until(
     let lanes = Lanes::default();
     let queues = Queues::new();
     let (declared, noticed) = unbounded_channel();
+    let held = Arc::new(HeldRuns::new(queues.runs.0.clone()));
+    let changed = Arc::new(Changed::default());
+    let watched = follow_guardrails(&client, &held, &changed, tasks, &end);
     let told = Notices {
+        held: held.clone(),
         findings: queues.findings.0.clone(),
         runs: queues.runs.0.clone(),
         namespaces: queues.namespaces.0.clone(),
@@ -148,8 +153,8 @@ async fn run_until(
         caches: caches.clone(),
         library: library.clone(),
         recorder: recorder.clone(),
+        guardrails: watched.clone(),
     });
-    let changed = Arc::new(Changed::default());
     tasks.spawn(keep_up(
         noticed,
         queues.findings.0.clone(),
@@ -161,7 +166,8 @@ async fn run_until(
     ));
     ready.set();
 
-    let courier = courier(settings)?;
+    let courier = Arc::new(courier(settings)?);
+    let bell = Bell::new(courier.clone(), caches.clone());
     let engine = Arc::new(Engine {
         client: client.clone(),
         identities: Identities::new(config, client.clone()),
@@ -171,9 +177,12 @@ async fn run_until(
         metrics: metrics.clone(),
         recorder,
         http: courier.http().clone(),
-        courier: Arc::new(courier),
+        courier,
         runs: Runs::default(),
         tellings: Tellings::default(),
+        permits: Permits::new(watched, held.clone()),
+        held,
+        bell,
     });
     let mut election = Election::begin(client, settings).await?;
     let leading = async {
@@ -195,6 +204,23 @@ async fn run_until(
     end.cancel();
     election.resign().await;
     ended
+}
+
+fn follow_guardrails(
+    client: &Client,
+    held: &Arc<HeldRuns>,
+    changed: &Arc<Changed>,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Arc<Watched> {
+    let watched = Arc::new(Watched::default());
+    let (held, changed) = (held.clone(), changed.clone());
+    let tell = move || {
+        held.wake_all();
+        changed.guardrails.notify_one();
+    };
+    tasks.spawn(guardrails::follow(client.clone(), watched.clone(), tell, end.clone()));
+    watched
 }
 
 fn spawn_probes(
@@ -224,6 +250,7 @@ async fn lead(
     end: CancellationToken,
 ) {
     let caches = engine.caches.clone();
+    engine.permits.lead();
     // Whatever happened while nobody led is in the copies.
     queues.findings.0.open();
     queues.runs.0.open();
@@ -239,6 +266,7 @@ async fn lead(
     }
     changed.library.notify_one();
     changed.sources.notify_one();
+    changed.guardrails.notify_one();
     intake.lead(engine.clone());
     let watched = Arc::new(Notify::new());
     tokio::join!(
@@ -253,6 +281,7 @@ async fn lead(
             end.clone()
         ),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),
+        keep_guardrails_reported(declared.clone(), changed.clone(), end.clone()),
         keep_sources_reported(declared, changed.clone(), watched.clone(), end.clone()),
         intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
     );
@@ -262,6 +291,15 @@ async fn keep_library_reported(declared: Arc<Declared>, changed: Arc<Changed>, e
     loop {
         tokio::select! {
             () = changed.library.notified() => declared.report_library().await,
+            () = end.cancelled() => return,
+        }
+    }
+}
+
+async fn keep_guardrails_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = changed.guardrails.notified() => declared.report_guardrails().await,
             () = end.cancelled() => return,
         }
     }
@@ -333,6 +371,7 @@ struct Changed {
     library: Notify,
     sources: Notify,
     image_blocks: Notify,
+    guardrails: Notify,
 }
 
 struct Queues {

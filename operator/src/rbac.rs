@@ -81,6 +81,7 @@ pub const OWN: &[Need] = &[
         "finds the pod that a signal is about, its image and its node; a pod that is newer than the copy is read",
     ),
     cluster("", &["namespaces"], FOLLOW, "labels of namespaces, for `match` (metadata only)"),
+    cluster("", &["nodes"], FOLLOW, "labels of nodes, by which guardrails limit (metadata only)"),
     cluster("apps", &["replicasets"], FOLLOW, "owners of pods (metadata only)"),
     cluster("batch", &["jobs"], FOLLOW, "owners of pods, and builds that runs wait for (metadata only)"),
     cluster(
@@ -139,7 +140,7 @@ pub const OWN: &[Need] = &[
     ),
     cluster(
         "quell.dev",
-        &["channels", "clusterchannels", "clusterplaybooks", "playbooks", "sources"],
+        &["channels", "clusterchannels", "clusterplaybooks", "guardrails", "playbooks", "sources"],
         FOLLOW,
         "what people declare",
     ),
@@ -150,6 +151,7 @@ pub const OWN: &[Need] = &[
             "clusterchannels/status",
             "clusterplaybooks/status",
             "findings/status",
+            "guardrails/status",
             "playbooks/status",
             "remediations/status",
             "sources/status",
@@ -277,7 +279,7 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
 }
 
 const NAMESPACED: &[&str] = &["channels", "findings", "playbooks", "remediations"];
-const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "imageblocks", "sources"];
+const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "guardrails", "imageblocks", "sources"];
 
 /// What whoever may `view` a namespace may do with Quell's objects.
 #[must_use]

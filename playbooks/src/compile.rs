@@ -259,7 +259,7 @@ fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Probl
     })
 }
 
-fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
+pub(crate) fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
     let problem = |at: String, message: String| Problem { reason: Reason::ParameterInvalid, at, message };
     let Some(selector) = selector else { return Ok(None) };
     for (i, requirement) in selector.match_expressions.iter().enumerate() {

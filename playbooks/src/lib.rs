@@ -6,6 +6,7 @@ pub mod cel;
 pub mod compile;
 pub mod contained;
 pub mod facts;
+pub mod guardrails;
 pub mod images;
 pub mod kept;
 pub mod kind;

@@ -163,6 +163,20 @@ fn go_on(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
             }),
             StepState::Pending => plan.decisions.extend(start(run, index, scope)),
             StepState::Running | StepState::Retrying => under_way(&mut plan, step, record, index, scope, now),
+            StepState::Held if aborted && record.receipt.is_none() => plan.decisions.push(Decision::Skip {
+                step: index,
+                reason: Reason::Aborted,
+                message: "an earlier step failed while a guardrail held this one".into(),
+            }),
+            // Whether it may go on now is asked each time that anything wakes the run.
+            StepState::Held => {
+                plan.decisions.push(if traits(&step.step.kind).intent_first {
+                    Decision::Begin { step: index }
+                } else {
+                    perform(step, index, scope)
+                });
+                plan.wake_at = earliest(plan.wake_at, record.next_at.filter(|next| *next > now));
+            }
             StepState::Reverting => when_due(&mut plan, record, now, Decision::Revert { step: index }),
             _ => {}
         }
@@ -303,7 +317,7 @@ fn undo(run: Run<'_>, now: DateTime<Utc>) -> Plan {
                 return plan;
             }
             StepState::Succeeded | StepState::Failed => {}
-            StepState::Running | StepState::Retrying | StepState::Reverting | StepState::Undoing => {
+            StepState::Running | StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Undoing => {
                 plan.decisions.push(Decision::Skip {
                     step: index,
                     reason: Reason::Aborted,

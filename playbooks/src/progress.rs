@@ -8,6 +8,7 @@ use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::{Receipt, Retry, Step, StepRecord, StepState};
 
+use crate::guardrails::Hold;
 use crate::kind::traits;
 
 /// What became of a try.
@@ -46,6 +47,8 @@ pub enum Outcome {
         /// What was changed all the same.
         receipt: Option<Receipt>,
     },
+    /// A guardrail holds it.
+    Held(Hold),
 }
 
 /// What became of an undo.
@@ -70,6 +73,8 @@ pub enum UndoOutcome {
         /// What stands in the way.
         message: String,
     },
+    /// A guardrail holds it.
+    Held(Hold),
 }
 
 /// The longest wait between two tries.
@@ -84,7 +89,7 @@ const LONGEST_MESSAGE: usize = 2048;
 
 /// The record of a step that begins, or begins a further try. A try that is under way goes on as the same one.
 pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
-    if !matches!(record.state, StepState::Pending | StepState::Retrying) {
+    if !matches!(record.state, StepState::Pending | StepState::Retrying | StepState::Held) {
         return;
     }
     record.state = StepState::Running;
@@ -115,6 +120,7 @@ pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str,
             record.message = shorten(&message, LONGEST_MESSAGE);
             record.next_at = look_again.and_then(|wait| later(now, wait));
         }
+        Outcome::Held(held) => hold(record, &held),
         Outcome::Failed { reason, message, transient, outputs, receipt } => {
             keep(record, outputs, receipt);
             let retry = step.retry.clone().unwrap_or_else(|| default_retry(step));
@@ -129,6 +135,18 @@ pub fn settle(record: &mut StepRecord, step: &Step, outcome: Outcome, key: &str,
             }
         }
     }
+}
+
+/// A guardrail holds the step: the try that was about to be made is none, and the step's time begins when it goes on.
+pub fn hold(record: &mut StepRecord, hold: &Hold) {
+    if record.state == StepState::Running {
+        record.attempts = record.attempts.saturating_sub(1);
+    }
+    record.state = StepState::Held;
+    record.started_at = None;
+    record.reason = hold.reason.to_string();
+    record.message = shorten(&hold.message, LONGEST_MESSAGE);
+    record.next_at = hold.until;
 }
 
 fn time_out(record: &mut StepRecord, step: &Step, last: &str, now: DateTime<Utc>) {
@@ -171,6 +189,12 @@ pub fn settle_revert(record: &mut StepRecord, outcome: UndoOutcome, key: &str, n
             }
             record.message = shorten(&format!("{failure}; it could not be put back: {message}"), LONGEST_MESSAGE);
         }
+        UndoOutcome::Held(_) => {
+            // The failure is what people must know; what holds is told by the condition.
+            record.state = StepState::Reverting;
+            record.next_at = None;
+            return;
+        }
     }
     record.next_at = None;
     record.finished_at = Some(now);
@@ -181,6 +205,12 @@ pub fn settle_undo(record: &mut StepRecord, outcome: UndoOutcome, key: &str, now
     match outcome {
         UndoOutcome::Undone { message } => end(record, StepState::Undone, Reason::Undone, &message, now),
         UndoOutcome::LeftAlone { reason, message } => end(record, StepState::NotUndone, reason, &message, now),
+        UndoOutcome::Held(held) => {
+            record.state = StepState::Undoing;
+            record.reason = held.reason.to_string();
+            record.message = shorten(&held.message, LONGEST_MESSAGE);
+            record.next_at = held.until;
+        }
         UndoOutcome::TryAgain { reason, message } => {
             if record.state != StepState::Undoing {
                 record.attempts = 0;

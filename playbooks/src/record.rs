@@ -46,7 +46,10 @@ pub fn refresh(status: &mut RemediationStatus) {
         .steps
         .iter()
         .filter(|record| {
-            matches!(record.state, StepState::Running | StepState::Retrying | StepState::Reverting | StepState::Undoing)
+            matches!(
+                record.state,
+                StepState::Running | StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Undoing
+            )
         })
         .map(|record| record.name.as_str())
         .collect();

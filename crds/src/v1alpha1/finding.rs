@@ -275,7 +275,7 @@ pub struct FindingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 2048)))]
     pub open_paths: Vec<String>,
-    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Remediated`.
+    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Held`, `Remediated`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -308,6 +308,8 @@ pub enum FindingState {
     Open,
     /// A run is under way.
     Remediating,
+    /// A guardrail holds a run; what it was to do isn't done yet.
+    Held,
     /// The pod is quarantined, and a run is still under way.
     Quarantined,
     /// Every run has ended well.

@@ -3,6 +3,7 @@
 mod channel;
 mod duration;
 mod finding;
+mod guardrail;
 mod image_block;
 mod playbook;
 mod remediation;
@@ -18,6 +19,10 @@ pub use duration::Duration;
 pub use finding::{
     Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
     VulnerabilityCounts, Workload,
+};
+pub use guardrail::{
+    Day, Disruption, Freeze, Guardrail, GuardrailSpec, GuardrailStatus, LastReadyReplica, Limit, LimitPer, Once,
+    Protection, Weekly,
 };
 pub use image_block::{BlockedFor, ImageBlock, ImageBlockSpec};
 pub use playbook::{

@@ -147,7 +147,7 @@ pub struct RemediationStatus {
     /// What the channels of the `notify` steps were last told about a quarantine that stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
-    /// Conditions: `Complete`; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
+    /// Conditions: `Complete`; `Held`, while a guardrail holds a step; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
     /// open, `Unknown` where it can't be told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
@@ -292,6 +292,8 @@ pub enum StepState {
     Running,
     /// A try failed; another comes at `nextAt`.
     Retrying,
+    /// A guardrail holds it: it has done nothing, and goes on by itself when it may. Its time doesn't run.
+    Held,
     /// It failed, and what it had changed is being put back.
     Reverting,
     /// It ended well.

@@ -1,10 +1,11 @@
 //! Who is told of a change in the copies.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use quell_actions::StandingPolicies;
@@ -13,7 +14,7 @@ use quell_crds::v1alpha1::{Finding, Remediation};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::containment::Containment;
-use crate::engine::Queue;
+use crate::engine::{HeldRuns, Queue};
 use crate::mirror::Change;
 
 /// Where it is told that something has changed. Findings and runs go straight to their queues.
@@ -27,6 +28,8 @@ pub struct Notices {
     pub namespaces: Queue<Namespace>,
     /// What people declare.
     pub declared: UnboundedSender<Notice>,
+    /// Runs that guardrails hold.
+    pub held: Arc<HeldRuns>,
 }
 
 /// Something that people declare has changed.
@@ -61,6 +64,33 @@ pub(super) fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     }
 }
 
+pub(super) fn finding_changed(findings: &Queue<Finding>, change: &Change<Finding>) {
+    if let Change::There(finding) = change {
+        findings.send(ObjectRef::from_obj(&**finding));
+    }
+}
+
+/// Before there is a containment there is nothing contained.
+pub(super) fn pod_changed(contained: &OnceLock<Arc<Containment>>, held: &HeldRuns, change: &Change<Pod>) {
+    if let Some(containment) = contained.get() {
+        containment.pod_changed(change);
+    }
+    if let Change::There(pod) = change {
+        held.namespace_changed(pod.metadata.namespace.as_deref().unwrap_or_default());
+    }
+}
+
+pub(super) fn namespace_changed(
+    containment: &Containment,
+    held: &HeldRuns,
+    change: &Change<PartialObjectMeta<Namespace>>,
+) {
+    containment.namespace_changed(change);
+    if let Change::There(namespace) = change {
+        held.namespace_changed(&namespace.name_any());
+    }
+}
+
 pub(super) fn remediation_changed(
     notices: &Notices,
     runs_of: &RwLock<RunsByFinding>,
@@ -82,6 +112,9 @@ pub(super) fn remediation_changed(
         }
     }
     containment.run_changed(run, matches!(change, Change::There(_)));
+    if matches!(change, Change::Gone(_)) {
+        notices.held.forget(&namespace, &run.name_any());
+    }
     notices.runs.send(ObjectRef::from_obj(&**run));
     notices.findings.send(ObjectRef::new(&run.spec.finding.name).within(&namespace));
 }

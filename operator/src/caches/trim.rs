@@ -1,6 +1,8 @@
 //! What of an object the copies keep.
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerStatus, Namespace, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, ContainerStatus, Namespace, Node, Pod, PodCondition, PodSpec, PodStatus,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
@@ -31,7 +33,10 @@ pub fn trim_pod(pod: &mut Pod) {
                 })
                 .collect()
         });
+        let ready = |one: PodCondition| PodCondition { type_: one.type_, status: one.status, ..Default::default() };
+        let conditions = status.conditions.into_iter().flatten().filter(|one| one.type_ == "Ready").map(ready);
         pod.status = Some(PodStatus {
+            conditions: Some(conditions.collect()),
             container_statuses: statuses,
             phase: status.phase,
             pod_ip: status.pod_ip,
@@ -66,6 +71,11 @@ pub fn trim_owner<K>(object: &mut PartialObjectMeta<K>) {
 /// A namespace's labels.
 pub fn trim_namespace(namespace: &mut PartialObjectMeta<Namespace>) {
     namespace.metadata.annotations = None;
+}
+
+/// A node's labels.
+pub fn trim_node(node: &mut PartialObjectMeta<Node>) {
+    node.metadata.annotations = None;
 }
 
 /// What a policy says, and whose it is.

@@ -20,7 +20,7 @@ use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::queue::Look;
 use crate::engine::status::{self, Selection};
-use crate::engine::{Engine, EngineError, Live, Stage};
+use crate::engine::{Engine, EngineError, Live, Stage, run};
 
 /// One look at a Finding: observe, select, contain and record new runs, report.
 pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, EngineError> {
@@ -156,7 +156,7 @@ async fn contain(
         .identities
         .of(&playbook.reference, &namespace)
         .map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client);
+    let writer = Writer::new(client).behind(engine.permits.clone());
     for (step, _) in &first {
         progress::begin(&mut status.steps[*step], now);
     }
@@ -167,7 +167,7 @@ async fn contain(
         async move {
             let mark = stage.mark(*step);
             let _pass = engine.lanes.urgent().await;
-            quell_actions::perform(kind, &stage.context(&mark, *step)).await
+            run::perform(stage, *step, kind, &stage.context(&mark, *step)).await
         }
     }))
     .await;

@@ -105,11 +105,16 @@ async fn put_back(
     open: bool,
 ) -> Result<Done, EngineError> {
     let namespace = run.namespace().unwrap_or_default();
+    let name = live.steps.get(quarantine.step).map(|step| step.step.name.clone()).unwrap_or_default();
+    if let Some(hold) = engine.permits.standstill(run, &name) {
+        tracing::warn!(%namespace, remediation = run.name_any(), message = hold.message, "a quarantine that was changed isn't put back");
+        return Ok(None);
+    }
     let world = run::observe(engine, live, run);
     let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
     let client =
         engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client);
+    let writer = Writer::new(client).behind(engine.permits.clone());
     let steps = live.steps.clone();
     let stage =
         Stage { engine, run, world: &world, scope: &scope, writer: &writer, steps: &steps, records: &status.steps };

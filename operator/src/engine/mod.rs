@@ -1,16 +1,21 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
 mod finding;
+mod held;
 mod kept;
 mod library;
+mod permit;
 mod queue;
 mod run;
 mod status;
 mod told;
 
 pub use finding::{contain_at_once, pass as finding_pass};
+pub use held::Bell;
 pub use kept::Tellings;
 pub use library::Library;
+pub(crate) use permit::marked;
+pub use permit::{HeldRuns, Permits};
 pub use queue::{Queue, drive};
 pub use run::pass as run_pass;
 pub use status::parameters as status_parameters;
@@ -58,6 +63,12 @@ pub struct Engine {
     pub runs: Runs,
     /// Messages about quarantines that stand.
     pub tellings: Tellings,
+    /// Lets effects through, or holds them.
+    pub permits: Arc<Permits>,
+    /// Runs that are held.
+    pub held: Arc<HeldRuns>,
+    /// Tells the channels of guardrails.
+    pub bell: Arc<Bell>,
 }
 
 /// Why a pass could not come to its end; it is made again.

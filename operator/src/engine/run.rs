@@ -9,17 +9,18 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use quell_actions::Writer;
+use quell_actions::{Context, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState};
 use quell_playbooks::compile::{CompiledStep, compile_steps};
+use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
 use crate::engine::queue::Look;
-use crate::engine::{Engine, EngineError, Live, Stage, kept, status, told};
+use crate::engine::{Engine, EngineError, Live, Stage, held, kept, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
@@ -38,7 +39,7 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     resume(&mut live, &run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
-    let mut looked = HashSet::new();
+    let (mut looked, mut begun) = (HashSet::new(), HashSet::new());
     let wake_at = loop {
         let world = observe(&engine, &mut live, &run);
         let scope = world.step_scope(&name, &run.spec.playbook.name, &status);
@@ -48,13 +49,22 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
             plan.decisions.into_iter().map(Work::from).partition(|one| matches!(one, Work::Effect { .. }));
         // What waits for a change is looked at once a pass; the change brings the run back here.
         let work: Vec<_> = work.into_iter().filter(|work| looked.insert(work.key())).collect();
+        let records: Vec<_> =
+            records.into_iter().filter(|one| one.begins().is_none_or(|step| begun.insert(step))).collect();
         if work.is_empty() && records.is_empty() {
             break plan.wake_at;
         }
         let intends = records.iter().any(|one| matches!(one, Work::Record(Decision::Begin { .. })));
         for one in &records {
-            if let Work::Record(decision) = one {
-                apply(&mut status, &steps, decision, now);
+            let Work::Record(decision) = one else { continue };
+            // What leaves the cluster is asked for before its intent is recorded, too: a step that is held intends nothing.
+            let stands_in_the_way = match one.begins() {
+                Some(step) => held::before_it_begins(&engine, &run, &world, &scope, &steps, &status, step).await,
+                None => None,
+            };
+            match (stands_in_the_way, one.begins()) {
+                (Some(hold), Some(step)) => progress::hold(&mut status.steps[step], &hold),
+                _ => apply(&mut status, &steps, decision, now),
             }
         }
         // Containment carries its own record; everything else finds what was intended before it durable, even after a write that failed.
@@ -134,6 +144,14 @@ impl Work {
         }
     }
 
+    /// The step whose intent is to be recorded.
+    fn begins(&self) -> Option<usize> {
+        match self {
+            Self::Record(Decision::Begin { step }) => Some(*step),
+            _ => None,
+        }
+    }
+
     /// The step, and what is done with it: a step that fails is put back in the same pass.
     fn key(&self) -> Option<(usize, std::mem::Discriminant<What>)> {
         match self {
@@ -204,7 +222,8 @@ async fn effects(
     let namespace = run.namespace().unwrap_or_default();
     let client =
         engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client);
+    let by_a_person = run.spec.intent == Intent::Undo;
+    let writer = if by_a_person { Writer::new(client) } else { Writer::new(client).behind(engine.permits.clone()) };
     for one in &work {
         if let Work::Effect { step, what: What::Perform(_) } = one {
             progress::begin(&mut status.steps[*step], Utc::now());
@@ -242,12 +261,35 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
             message: "nothing is recorded that could be put back".to_owned(),
         },
     };
+    let purpose = match what {
+        What::Perform(_) => Purpose::Effect,
+        What::Undo if stage.run.spec.intent == Intent::Undo => Purpose::UndoOfAPerson,
+        What::Revert | What::Undo => Purpose::Upkeep,
+    };
+    if purpose != Purpose::Effect
+        && let Err(hold) = stage.engine.permits.ask(stage, step, kind, purpose).await
+    {
+        let held = UndoOutcome::Held(hold);
+        return (step, if matches!(what, What::Revert) { Became::Reverted(held) } else { Became::Undone(held) });
+    }
     let became = match what {
-        What::Perform(kind) => Became::Of(quell_actions::perform(&kind, &cx).await),
-        What::Revert => Became::Reverted(undone().await),
-        What::Undo => Became::Undone(undone().await),
+        What::Perform(kind) => Became::Of(perform(stage, step, &kind, &cx).await),
+        What::Revert => Became::Reverted(held::of_undo(stage, step, undone().await)),
+        What::Undo => Became::Undone(held::of_undo(stage, step, undone().await)),
     };
     (step, became)
+}
+
+/// Does a step, if it may be done now.
+pub(super) async fn perform(stage: &Stage<'_>, step: usize, kind: &StepKind, cx: &Context<'_>) -> Outcome {
+    let permits = &stage.engine.permits;
+    if let Err(hold) = permits.ask(stage, step, kind, Purpose::Effect).await {
+        return Outcome::Held(hold);
+    }
+    let outcome = held::of(stage, step, quell_actions::perform(kind, cx).await);
+    let goes_on = matches!(outcome, Outcome::Pending { .. });
+    permits.tried(stage.run, &stage.steps[step].step.name, goes_on);
+    outcome
 }
 
 fn settle(status: &mut RemediationStatus, steps: &[CompiledStep], run: &Remediation, step: usize, became: Became) {
@@ -269,6 +311,8 @@ pub(super) async fn report(
 ) -> Result<(), EngineError> {
     refresh(status);
     kept::observe(engine, run, status);
+    held::observe(run, status);
+    engine.permits.recorded(run, status);
     status.observed_generation = run.metadata.generation;
     live.status = Some(status.clone());
     if live.written.as_ref() == Some(status) {
@@ -279,6 +323,7 @@ pub(super) async fn report(
     live.behind = false;
     let before = live.written.replace(status.clone()).unwrap_or_default();
     told::changes(engine, run, live.finding.as_ref(), &live.steps, &before, status).await;
+    held::tell(engine, run, live.finding.as_ref(), &before, status);
     Ok(())
 }
 

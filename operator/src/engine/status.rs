@@ -16,7 +16,7 @@ use quell_playbooks::{Compiled, TargetState, World};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::engine::{Engine, EngineError, told};
+use crate::engine::{Engine, EngineError, held, told};
 
 /// Which playbooks a Finding is for.
 #[derive(Default)]
@@ -124,7 +124,7 @@ pub async fn report_finding(
 fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
     let phases: Vec<Phase> = selection.runs.iter().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
     let quarantine = quarantine_stands(selection);
-    let state = state(&phases, quarantine);
+    let state = state(&phases, quarantine, selection.runs.iter().any(|run| held::condition_of(run).is_some()));
     let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
     FindingStatus {
         observed_generation: finding.metadata.generation,
@@ -167,14 +167,18 @@ fn contained(selection: &Selection) -> Option<&Condition> {
     })
 }
 
-fn state(phases: &[Phase], quarantine: Option<bool>) -> FindingState {
+fn state(phases: &[Phase], quarantine: Option<bool>, held: bool) -> FindingState {
     let any = |wanted: Phase| phases.contains(&wanted);
     if phases.is_empty() {
         FindingState::Open
     } else if any(Phase::Failed) {
         FindingState::Failed
     } else if any(Phase::Running) || any(Phase::Undoing) {
-        if quarantine == Some(true) { FindingState::Quarantined } else { FindingState::Remediating }
+        match quarantine {
+            Some(true) => FindingState::Quarantined,
+            _ if held => FindingState::Held,
+            _ => FindingState::Remediating,
+        }
     } else if any(Phase::Succeeded) {
         FindingState::Remediated
     } else {
@@ -253,6 +257,7 @@ fn conditions(
         });
     }
     all.extend(contained(selection).cloned());
+    all.extend(selection.runs.iter().find_map(|run| held::condition_of(run)).cloned());
     if !phases.is_empty() {
         all.push(remediated(selection, &make));
     }

@@ -81,6 +81,7 @@ fn step_event(record: &StepRecord) -> Option<Event> {
     let (type_, action) = match record.state {
         StepState::Failed => (EventType::Warning, "StepFailed"),
         StepState::Retrying => (EventType::Warning, "StepRetrying"),
+        StepState::Held => (EventType::Warning, "StepHeld"),
         StepState::Reverting => (EventType::Warning, "StepReverting"),
         StepState::NotUndone => (EventType::Warning, "StepNotUndone"),
         StepState::Undoing if !record.reason.is_empty() && record.attempts > 0 => (EventType::Warning, "UndoRetrying"),

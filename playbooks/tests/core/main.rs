@@ -5,6 +5,7 @@
 
 mod compile;
 mod generated;
+mod guardrails;
 mod kept;
 mod library;
 mod order;

@@ -216,6 +216,7 @@ impl<'a> Run<'a> {
             timeout: None,
             retry: Some(Retry { limit: 100, backoff: None }),
             on_failure: OnFailure::default(),
+            allow_last_replica: false,
             kind: self.kind.clone(),
         }
     }

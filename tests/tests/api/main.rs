@@ -14,7 +14,7 @@ async fn namespace() -> Result<TestNamespace> {
 
 fn api(namespace: &TestNamespace, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("quell.dev", "v1alpha1", kind));
-    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "ImageBlock" | "Source") {
+    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "Guardrail" | "ImageBlock" | "Source") {
         Api::all_with(namespace.client().clone(), &resource)
     } else {
         Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource)
@@ -295,4 +295,61 @@ fn undocumented(schema: &Value, at: &str) -> Result<()> {
         }
     }
     schema.get("items").map_or(Ok(()), |items| undocumented(items, &format!("{at}[]")))
+}
+
+refused!(
+    a_protection_of_nothing_is_refused,
+    "Guardrail",
+    json!({ "protect": [{ "name": "all", "reason": "because" }] }),
+    "give at least one of namespaces, namespaceSelector, labels, kinds and when"
+);
+refused!(
+    a_limit_without_a_number_is_refused,
+    "Guardrail",
+    json!({ "limits": [{ "name": "few", "per": "Cluster" }] }),
+    "give max, maxPercent or both"
+);
+refused!(
+    a_limit_of_node_groups_without_their_label_is_refused,
+    "Guardrail",
+    json!({ "limits": [{ "name": "few", "per": "NodeGroup", "max": 1 }] }),
+    "nodeLabel goes with per: NodeGroup"
+);
+refused!(
+    a_freeze_at_no_time_is_refused,
+    "Guardrail",
+    json!({ "freezes": [{ "name": "night" }] }),
+    "give weekly or once"
+);
+refused!(
+    a_freeze_at_a_time_that_no_clock_shows_is_refused,
+    "Guardrail",
+    json!({ "freezes": [{ "name": "night", "weekly": { "days": ["Monday"], "from": "25:00" } }] }),
+    "spec.freezes[0].weekly.from"
+);
+refused!(
+    two_limits_of_one_name_are_refused,
+    "Guardrail",
+    json!({ "limits": [{ "name": "few", "per": "Cluster", "max": 1 }, { "name": "few", "per": "Namespace", "max": 1 }] }),
+    "each limit needs a name of its own"
+);
+
+#[tokio::test]
+async fn a_guardrail_with_everything_is_accepted() -> Result<()> {
+    is_accepted(
+        "Guardrail",
+        json!({
+            "protect": [{ "name": "core", "namespaceSelector": { "matchLabels": { "tier": "core" } }, "kinds": ["StatefulSet"], "reason": "by hand" }],
+            "limits": [
+                { "name": "few", "per": "Cluster", "max": 10, "window": "1h" },
+                { "name": "zone", "of": ["Contained"], "per": "NodeGroup", "nodeLabel": "topology.kubernetes.io/zone", "maxPercent": 30 },
+            ],
+            "freezes": [
+                { "name": "weekend", "timeZone": "Europe/Berlin", "weekly": { "days": ["Saturday", "Sunday"] }, "when": "finding.severity != 'Critical'" },
+                { "name": "holidays", "once": { "from": "2026-12-24T12:00", "until": "2027-01-02T06:00" } },
+            ],
+            "channels": [{ "name": "platform" }],
+        }),
+    )
+    .await
 }

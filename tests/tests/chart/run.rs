@@ -66,6 +66,11 @@ metadata: {{name: security}}
 spec: {{webhook: {{url: "{}", hmacKey: {{name: signature, key: key}}}}}}
 ---
 apiVersion: quell.dev/v1alpha1
+kind: Guardrail
+metadata: {{name: production}}
+spec: {{limits: [{{name: many, per: Cluster, max: 100}}]}}
+---
+apiVersion: quell.dev/v1alpha1
 kind: Source
 metadata: {{name: trivy-operator}}
 spec: {{format: trivy-operator, watch: {{}}}}

@@ -54,6 +54,9 @@ pub struct Step {
     /// What a failure does to the run. Default: `Abort`.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Also contain the last ready pod of its workload, which guardrails keep otherwise. Default: `false`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_last_replica: bool,
     /// What the step does.
     #[serde(flatten)]
     pub kind: StepKind,

@@ -29,7 +29,7 @@ pub use context::Context;
 pub use error::ActionError;
 pub use mark::Mark;
 pub use rights::Right;
-pub use write::{Write, Writer};
+pub use write::{Gate, Write, Writer};
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The one way by which actions change a cluster, for good or as a rehearsal.
 
 use std::fmt::Debug;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::api::{
@@ -29,23 +29,45 @@ pub struct Write {
     pub body: Value,
 }
 
+/// Asked right before each write that is for good: a step makes several, and what it was allowed when it began may be forbidden since.
+pub trait Gate: Send + Sync {
+    /// An error is what becomes of the write.
+    fn pass(&self) -> Result<(), ActionError>;
+}
+
 /// Reads and writes as one identity.
 pub struct Writer {
     client: Client,
     rehearsal: Option<Mutex<Vec<Write>>>,
+    gates: Vec<Arc<dyn Gate>>,
 }
 
 impl Writer {
     /// Writes for good.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, rehearsal: None }
+        Self { client, rehearsal: None, gates: Vec::new() }
+    }
+
+    /// The same with one more gate before each write.
+    #[must_use]
+    pub fn behind(mut self, gate: Arc<dyn Gate>) -> Self {
+        self.gates.push(gate);
+        self
+    }
+
+    /// Whether a write may be made now. What leaves the cluster must ask; writes to the API server do by themselves.
+    pub fn may_write(&self) -> Result<(), ActionError> {
+        if self.is_rehearsal() {
+            return Ok(());
+        }
+        self.gates.iter().try_for_each(|gate| gate.pass())
     }
 
     /// Sends every write as a server-side dry run, and keeps it for [`Self::rehearsed`]. What would leave the cluster isn't sent.
     #[must_use]
     pub fn rehearsing(client: Client) -> Self {
-        Self { client, rehearsal: Some(Mutex::new(Vec::new())) }
+        Self { client, rehearsal: Some(Mutex::new(Vec::new())), gates: Vec::new() }
     }
 
     /// Whether this is a rehearsal. What leaves the cluster must ask.
@@ -79,6 +101,7 @@ impl Writer {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
+        self.may_write()?;
         let what = describe::<K>(object.namespace().as_deref(), &object.name_any());
         let parameters =
             PostParams { dry_run: self.is_rehearsal(), field_manager: Some(field_managers::STEP.to_owned()) };
@@ -136,6 +159,7 @@ impl Writer {
         what: &str,
         operations: Vec<Value>,
     ) -> Result<(PatchParams, Patch<()>, Option<Write>), ActionError> {
+        self.may_write()?;
         let body = Value::Array(operations);
         let rehearsed =
             self.is_rehearsal().then(|| Write { verb: "patch", object: what.to_owned(), body: body.clone() });
@@ -170,6 +194,7 @@ impl Writer {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
+        self.may_write()?;
         let what = describe::<K>(Some(namespace), name);
         self.note(Write { verb: "delete", object: what.clone(), body: json!({"preconditions": {"uid": uid}}) });
         let mut parameters = DeleteParams::background();

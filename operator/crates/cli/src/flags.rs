@@ -56,6 +56,12 @@ pub enum Command {
     /// Undo what the runs for a finding did
     #[command(after_help = UNDO)]
     Undo(Undo),
+    /// Turn the stop switch on: Quell makes no effect anywhere
+    #[command(after_help = STOP)]
+    Stop(Stop),
+    /// Turn the stop switch off: runs that it held go on
+    #[command(after_help = "Examples:\n  kubectl quell go")]
+    Go,
     /// Work on the formats of tools
     Source {
         #[command(subcommand)]
@@ -181,6 +187,21 @@ pub struct Undo {
     /// How long to wait
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+const STOP: &str = "\
+The next effect isn't made; what is under way as one request is. Runs wait, and go on after `kubectl quell go`. An undo that you ask for is made \
+all the same.
+
+Examples:
+  kubectl quell stop
+  kubectl quell stop --reason 'ana: false alarms from the new rule, looking'";
+
+#[derive(Args, Clone, Debug)]
+pub struct Stop {
+    /// Why, for whoever reads that a run is held
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reason: Option<String>,
 }
 
 const SOURCE_TEST: &str = "\

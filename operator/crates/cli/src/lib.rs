@@ -14,6 +14,7 @@ mod get;
 mod objects;
 mod plan;
 mod source;
+mod stop;
 mod table;
 mod text;
 mod time;
@@ -98,6 +99,8 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Watch(of) => watch::run(&of, &connect, io).await,
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
+        Command::Stop(of) => stop::stop(&of, &connect, io).await,
+        Command::Go => stop::go(&connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
         Command::Version => {
             writeln!(io.out, "kubectl-quell {}", env!("CARGO_PKG_VERSION")).map_err(CliError::Output)?;

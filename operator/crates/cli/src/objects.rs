@@ -65,6 +65,7 @@ pub fn spoken(state: StepState) -> &'static str {
         StepState::Pending => "not yet begun",
         StepState::Running => "under way",
         StepState::Retrying => "retrying",
+        StepState::Held => "held",
         StepState::Reverting => "being put back",
         StepState::Succeeded => "done",
         StepState::Failed => "failed",

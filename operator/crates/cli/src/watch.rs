@@ -101,7 +101,7 @@ fn is_final(known: &Known, uid: &str) -> Option<Exit> {
     match known.findings.get(uid)?.status.as_ref()?.state? {
         FindingState::Remediated | FindingState::Undone => Some(Exit::Ok),
         FindingState::Failed => Some(Exit::Failed),
-        FindingState::Open | FindingState::Remediating | FindingState::Quarantined => None,
+        FindingState::Open | FindingState::Remediating | FindingState::Held | FindingState::Quarantined => None,
     }
 }
 

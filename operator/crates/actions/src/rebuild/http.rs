@@ -62,6 +62,7 @@ async fn start(parameters: &HttpBuild, endpoint: &Endpoint<'_>, cx: &Context<'_>
         cx.writer.note(Write { verb: "POST", object, body });
         return Ok(Progress::done(format!("{} would be asked to build", host(&url)), None));
     }
+    cx.writer.may_write()?;
     let started = endpoint.post(&url, &body, &cx.key()).await?;
     let kept = kept(&started).ok_or_else(|| {
         let message = format!(

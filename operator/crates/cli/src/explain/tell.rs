@@ -259,7 +259,8 @@ fn not_done(case: &Case) -> Vec<String> {
     let mut lines = Vec::new();
     for run in &case.runs {
         for record in objects::status(run).steps {
-            let told = matches!(record.state, StepState::Failed | StepState::Skipped | StepState::NotUndone);
+            let told =
+                matches!(record.state, StepState::Failed | StepState::Held | StepState::Skipped | StepState::NotUndone);
             if told {
                 let (name, state) = (&record.name, objects::spoken(record.state));
                 lines.push(format!(

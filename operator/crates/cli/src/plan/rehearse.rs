@@ -1,7 +1,7 @@
 //! The run that a playbook would make, with every write as a dry run. The planner is the operator's own; what would wait is taken for
 //! done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use kube::{Client, ResourceExt as _};
@@ -164,6 +164,10 @@ impl Rehearsal<'_> {
             Outcome::Failed { reason: Reason::Forbidden, message, outputs, .. } if self.borrowed => {
                 let done = Outcome::Done { message: message.clone(), outputs, receipt: None };
                 (done, End::NotRehearsed(message))
+            }
+            Outcome::Held(hold) => {
+                let done = Outcome::Done { message: hold.message.clone(), outputs: BTreeMap::new(), receipt: None };
+                (done, End::Done(hold.message))
             }
             Outcome::Failed { reason, message, outputs, .. } => {
                 let failed =

@@ -161,7 +161,7 @@ fn step(run: &Remediation, record: &StepRecord, now: DateTime<Utc>) -> Line {
     let tone = match record.state {
         StepState::Succeeded | StepState::Undone => Tone::Good,
         StepState::Failed | StepState::NotUndone => Tone::Bad,
-        StepState::Retrying | StepState::Reverting => Tone::Doubtful,
+        StepState::Retrying | StepState::Held | StepState::Reverting => Tone::Doubtful,
         _ => Tone::Plain,
     };
     Line::of_run(run, at.unwrap_or(now), format!("{what}{reason}{message}"), tone)
@@ -192,6 +192,7 @@ mod tests {
             timeout: None,
             retry: None,
             on_failure: quell_crds::v1alpha1::OnFailure::Abort,
+            allow_last_replica: false,
             kind: StepKind::Quarantine(Quarantine::default()),
         }];
         let record = StepRecord {

@@ -50,6 +50,7 @@ fn step_of(name: &str, kind: StepKind) -> Step {
         timeout: None,
         retry: None,
         on_failure: OnFailure::Abort,
+        allow_last_replica: false,
         kind,
     }
 }
