@@ -30,7 +30,7 @@ pub use playbook::{
     SelectorOperator, SelectorRequirement,
 };
 pub use remediation::{
-    FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
+    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
     RemediationStatus, StepRecord, StepState,
 };
 pub use severity::Severity;
