@@ -22,6 +22,11 @@ pub const REVOKED: &str = "quell.dev/revoked";
 pub const STEP: &str = "quell.dev/step";
 /// Annotation: what was there before, as JSON. Written in the same request as the change itself.
 pub const BEFORE: &str = "quell.dev/before";
+/// Annotation of a quarantined pod: other pods that the same step cuts off, as JSON. Written in the same request as the quarantine.
+pub const OTHERS: &str = "quell.dev/others";
+/// Annotation of a workload that runs keep from starting pods in place of quarantined ones: by how many each run has lowered it, and what
+/// came of it, as JSON. Written in the same request as the change itself.
+pub const HELD_BACK: &str = "quell.dev/held-back";
 /// Annotation: the Finding, as `namespace/name`, on account of which the object was written.
 pub const FINDING: &str = "quell.dev/finding";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.

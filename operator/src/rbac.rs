@@ -25,12 +25,22 @@ pub enum Scope {
     Revoking,
     /// In every namespace, for `revokeAccess` with `deleteTokens` where that is switched on: the ClusterRole `quell-tokens`.
     Tokens,
+    /// In every namespace and on nodes, for `quarantine` of pods on their node's network where that is switched on: the ClusterRole
+    /// `quell-host-network`.
+    HostNetwork,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::OwnNamespace, Self::Impersonation, Self::Severing, Self::Revoking, Self::Tokens];
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::OwnNamespace,
+        Self::Impersonation,
+        Self::Severing,
+        Self::Revoking,
+        Self::Tokens,
+        Self::HostNetwork,
+    ];
 }
 
 /// Rights that are needed for one purpose.
@@ -253,7 +263,9 @@ pub fn declared() -> BTreeSet<Declared> {
 fn of_steps(scope: Scope) -> Vec<Rule> {
     let mut verbs: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     let ordinary = rights::ALL.iter().copied().chain([rights::SEVERING]).map(|all| (all, Scope::Cluster));
-    let opt_in = [(rights::REVOKING, Scope::Revoking), (rights::REVOKING_TOKENS, Scope::Tokens)];
+    let host_network = rights::HOST_NETWORK.iter().copied().map(|all| (all, Scope::HostNetwork));
+    let opt_in =
+        [(rights::REVOKING, Scope::Revoking), (rights::REVOKING_TOKENS, Scope::Tokens)].into_iter().chain(host_network);
     for (right, everywhere) in ordinary.chain(opt_in).flat_map(|(all, scope)| all.iter().map(move |one| (one, scope))) {
         let needed = match right.place {
             Place::Secrets => Scope::OwnNamespace,
@@ -341,6 +353,7 @@ pub fn to_markdown() -> String {
         (Scope::Severing, "`sever.namespace`, with `sever.enabled`"),
         (Scope::Revoking, "every namespace, with `revokeAccess.enabled`"),
         (Scope::Tokens, "every namespace, with `revokeAccess.deleteTokens`"),
+        (Scope::HostNetwork, "every namespace, with `quarantine.hostNetwork`"),
     ] {
         for rule in rules(scope) {
             let group = if rule.group.is_empty() { "core" } else { &rule.group };
@@ -391,6 +404,7 @@ mod tests {
     fn every_right_of_every_kind_of_step_is_given() {
         let given = declared();
         let opt_in = [rights::SEVERING, rights::REVOKING, rights::REVOKING_TOKENS];
+        let opt_in = opt_in.into_iter().chain(rights::HOST_NETWORK.iter().copied());
         for right in rights::ALL.iter().copied().chain(opt_in).flatten() {
             let found = given.iter().find(|given| {
                 (given.group.as_str(), given.resource.as_str(), given.verb.as_str())

@@ -35,10 +35,14 @@ pub struct PodFacts {
 /// The object that controls a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Controller {
+    /// API version; with it the kind is told from another project's of the same name.
+    pub api_version: String,
     /// Kind.
     pub kind: String,
     /// Name.
     pub name: String,
+    /// UID.
+    pub uid: String,
 }
 
 /// What is known of a Finding's target.

@@ -250,10 +250,18 @@ pub fn deadline(record: &StepRecord, step: &Step) -> Option<DateTime<Utc>> {
 }
 
 /// A receipt that is there is never overwritten: what a second try finds in place is what the first one wrote, not what was there
-/// before it. Of outputs, as many are taken as a record holds: one that holds more could not be written down at all.
+/// before it. What the step has changed beside that since is added to it. Of outputs, as many are taken as a record holds: one that holds more could not be written down at all.
 fn keep(record: &mut StepRecord, outputs: BTreeMap<String, String>, receipt: Option<Receipt>) {
-    if record.receipt.is_none() {
-        record.receipt = receipt;
+    match (&mut record.receipt, receipt) {
+        (none @ None, receipt) => *none = receipt,
+        (Some(there), Some(receipt)) if there.is_for_the_same(&receipt) => {
+            for effect in receipt.also {
+                if !there.also.iter().any(|known| known.is_on_the_same(&effect)) {
+                    there.also.push(effect);
+                }
+            }
+        }
+        _ => {}
     }
     for (key, value) in outputs {
         if record.outputs.len() < MOST_OUTPUTS || record.outputs.contains_key(&key) {

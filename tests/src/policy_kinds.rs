@@ -1,4 +1,4 @@
-//! CRDs of other projects' network policies, as far as Quell writes and reads them: their fields are kept as they are.
+//! CRDs of other projects' network policies and workloads, as far as Quell writes and reads them: their fields are kept as they are.
 
 use anyhow::Result;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -17,6 +17,11 @@ pub fn calico() -> Result<CustomResourceDefinition> {
 /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
 pub fn cluster() -> Result<CustomResourceDefinition> {
     kind("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies", "Cluster")
+}
+
+/// `argoproj.io/v1alpha1` Rollout.
+pub fn rollout() -> Result<CustomResourceDefinition> {
+    kind("argoproj.io", "v1alpha1", "Rollout", "rollouts", "Namespaced")
 }
 
 fn kind(group: &str, version: &str, kind: &str, plural: &str, scope: &str) -> Result<CustomResourceDefinition> {

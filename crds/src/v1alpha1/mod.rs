@@ -30,7 +30,7 @@ pub use playbook::{
     SelectorOperator, SelectorRequirement,
 };
 pub use remediation::{
-    FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
+    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
     RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
 };
 pub use severity::Severity;

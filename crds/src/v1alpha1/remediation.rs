@@ -280,6 +280,76 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "crate::schema::free_form")]
     pub after: Map<String, Value>,
+    /// What the step changed beside that, such as the pod's owner, or other pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 48))]
+    pub also: Vec<Effect>,
+}
+
+/// One further object that a step changed, and what was there before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Effect {
+    /// API version of the changed object.
+    #[schemars(length(max = 253))]
+    pub api_version: String,
+    /// Kind of the changed object.
+    #[schemars(length(max = 63))]
+    pub kind: String,
+    /// Namespace of the changed object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the changed object.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID of the changed object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub uid: String,
+    /// What was there before the step.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "crate::schema::free_form")]
+    pub before: Map<String, Value>,
+    /// What the step put there.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "crate::schema::free_form")]
+    pub after: Map<String, Value>,
+}
+
+impl Receipt {
+    /// Whether another receipt is for the same object.
+    #[must_use]
+    pub fn is_for_the_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.namespace, &self.name, &self.uid) == (&other.kind, &other.namespace, &other.name, &other.uid)
+    }
+
+    /// What was changed beside it, each as a receipt of its own.
+    pub fn further(&self) -> impl Iterator<Item = Self> + '_ {
+        self.also.iter().cloned().map(Self::from)
+    }
+}
+
+impl Effect {
+    /// Whether another effect is on the same object.
+    #[must_use]
+    pub fn is_on_the_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.namespace, &self.name, &self.uid) == (&other.kind, &other.namespace, &other.name, &other.uid)
+    }
+}
+
+impl From<Effect> for Receipt {
+    fn from(effect: Effect) -> Self {
+        let Effect { api_version, kind, namespace, name, uid, before, after } = effect;
+        Self { api_version, kind, namespace, name, uid, before, after, also: Vec::new() }
+    }
+}
+
+impl From<Receipt> for Effect {
+    fn from(receipt: Receipt) -> Self {
+        let Receipt { api_version, kind, namespace, name, uid, before, after, .. } = receipt;
+        Self { api_version, kind, namespace, name, uid, before, after }
+    }
 }
 
 /// Where a step stands.

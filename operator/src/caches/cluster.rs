@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use kube::runtime::reflector::ObjectRef;
-use quell_actions::pods::runs_as;
-use quell_actions::quarantine::DenyKind;
+use quell_actions::pods::{runs_as, with_same_digest};
+use quell_actions::quarantine::{DenyKind, facts};
 use quell_actions::{Cluster, Severing, StandingPolicies};
-use quell_crds::v1alpha1::{ChannelKind, PlaybookKind};
+use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, Workload};
 use quell_ingest::normalize_image;
+use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
 
 use crate::caches::Caches;
@@ -44,6 +45,11 @@ impl Cluster for Caches {
             }
         }
         digests
+    }
+
+    fn same_digest(&self, pod: &PodFacts, container: &str, digest: &str) -> Option<Vec<(PodFacts, Workload)>> {
+        let found = with_same_digest(self.pods.state(), pod, container, digest)?;
+        Some(found.iter().map(|one| (facts(one), self.top_owner(one))).collect())
     }
 
     fn channel(&self, kind: PlaybookKind, namespace: &str, name: &str) -> Option<ChannelKind> {

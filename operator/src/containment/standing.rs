@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use quell_actions::Mark;
-use quell_actions::quarantine::{Profile, denied_by, deny_policy};
+use quell_actions::quarantine::{Profile, cut_off, denied_by, deny_policy};
 use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{Receipt, Remediation, RemediationStatus, StepKind, StepState};
 use quell_isolation::{Allowances, Model, Pod as Modelled, PodRef, Policy};
@@ -46,17 +46,23 @@ pub fn standing(run: &Remediation, status: &RemediationStatus) -> Vec<Standing> 
     };
     let steps = run.spec.steps.iter().zip(&status.steps).enumerate();
     steps
-        .filter_map(|(index, (step, record))| {
-            let StepKind::Quarantine(parameters) = &step.kind else { return None };
-            let receipt = record.receipt.clone()?;
-            (record.state == StepState::Succeeded).then(|| Standing {
+        .flat_map(|(index, (step, record))| {
+            let StepKind::Quarantine(parameters) = &step.kind else { return Vec::new() };
+            // A step that goes on to other pods and owners, or fails there, has cut off what its receipt tells.
+            let there = matches!(
+                record.state,
+                StepState::Succeeded | StepState::Running | StepState::Retrying | StepState::Failed
+            );
+            let since = record.finished_at.or(record.started_at);
+            let stands = |receipt| Standing {
                 step: index,
                 parameters: parameters.clone(),
                 receipt,
-                since: record.finished_at,
+                since,
                 severed: severed(record.finished_at),
                 after: record.finished_at.zip(status.started_at).and_then(|(end, start)| (end - start).to_std().ok()),
-            })
+            };
+            record.receipt.iter().filter(|_| there).flat_map(cut_off).map(stands).collect()
         })
         .collect()
 }

@@ -108,7 +108,7 @@ async fn put_back(
     let name = live.steps.get(quarantine.step).map(|step| step.step.name.clone()).unwrap_or_default();
     if let Some(hold) = engine.permits.standstill(run, &name) {
         tracing::warn!(%namespace, remediation = run.name_any(), message = hold.message, "a quarantine that was changed isn't put back");
-        return Ok(None);
+        return Ok(Done::default());
     }
     let world = run::observe(engine, live, run);
     let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);

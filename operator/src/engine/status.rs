@@ -193,8 +193,14 @@ fn quarantine_stands(selection: &Selection) -> Option<bool> {
         let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
         for (step, record) in run.spec.steps.iter().zip(records) {
             if matches!(step.kind, StepKind::Quarantine(_)) {
+                // What was done about a pod on its node's network is no quarantine.
+                let other = record.outputs.contains_key(quell_actions::quarantine::HOST_NETWORK);
+                let begun =
+                    record.receipt.iter().any(|receipt| quell_actions::quarantine::cut_off(receipt).next().is_some());
                 match record.state {
+                    _ if other => {}
                     StepState::Succeeded | StepState::NotUndone | StepState::Undoing => found = Some(true),
+                    StepState::Running | StepState::Retrying | StepState::Failed if begun => found = Some(true),
                     StepState::Undone => found = found.or(Some(false)),
                     _ => {}
                 }

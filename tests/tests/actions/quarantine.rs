@@ -1,5 +1,11 @@
 //! `quarantine`.
 
+mod denies;
+mod host_network;
+mod kept;
+mod others;
+mod owner;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,21 +13,17 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Api;
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
-use kube::core::{ApiResource, GroupVersionKind};
-use quell_actions::quarantine::{self, DenyKind, FULL, Kept, Profile};
+use kube::api::{DeleteParams, ListParams};
+use quell_actions::quarantine::{FULL, Profile};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::StepKind;
-use quell_crds::v1alpha1::step::{Isolate, Method, Quarantine};
+use quell_crds::v1alpha1::step::Quarantine;
 use quell_playbooks::{Outcome, TargetState};
 use quell_tests::Recorder;
-use quell_tests::fixtures::{self, APP, Described as _, PodCarrier as _, Scaled as _, deployment, service};
+use quell_tests::fixtures::{self, APP, Described as _, Scaled as _, deployment, service};
 use quell_tests::wait::{self, DEADLINE, eventually};
-use quell_tests::{ControlPlane, policy_kinds};
 use serde_json::{Value, json};
 
 use crate::run::Run;
@@ -271,16 +273,6 @@ async fn undo_of_a_pod_that_is_gone_says_so() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_pod_on_its_nodes_network_is_refused_because_no_policy_covers_it() -> Result<()> {
-    let stage = stage().await?;
-    let there = pod(&stage, &fixtures::pod("shop").host_network()).await?;
-    let mut run = Run::of(&stage, kind())?.about(&there);
-    run.refused(Reason::TargetUnsupported).await?;
-    assert_eq!(stage.writes(), 0);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_policy_that_somebody_opened_is_mended_and_says_what_was_there() -> Result<()> {
     mended(&Recorder::new()).await
 }
@@ -298,196 +290,6 @@ async fn mended(recorder: &Recorder) -> Result<()> {
     assert!(is_intact(&mended), "{:?}", mended.spec);
     assert_eq!(before(&mended)?["spec"]["egress"], json!([{}]));
     assert_eq!(mended.annotations()[names::REMEDIATION], "run-1");
-    Ok(())
-}
-
-#[tokio::test]
-async fn without_detach_the_labels_stay() -> Result<()> {
-    let kind = StepKind::Quarantine(Quarantine { detach: false, ..Quarantine::default() });
-    let stage = Stage::of(&kind, &Recorder::new()).await?;
-    let there = pod(&stage, &fixtures::pod("shop")).await?;
-    let mut run = Run::of(&stage, kind)?.about(&there);
-    run.succeed().await?;
-    let labels = stage.namespace.api::<Pod>().get("shop").await?.labels().clone();
-    assert_eq!((labels.get(APP), labels.len()), (there.labels().get(APP), there.labels().len() + 2));
-    assert!(run.record.message.contains("keeps its labels, its Services and its owner"), "{}", run.record.message);
-    run.undone().await?;
-    assert_eq!(stage.namespace.api::<Pod>().get("shop").await?.labels(), there.labels());
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_somebody_takes_off_or_puts_back_is_undone_and_what_they_add_stays() -> Result<()> {
-    let stage = stage().await?;
-    let pods = stage.namespace.api::<Pod>();
-    let there = pod(&stage, &fixtures::pod("shop").label("tier", "web")).await?;
-    let mut run = Run::of(&stage, kind())?.about(&there);
-    run.succeed().await?;
-    let made = pods.get("shop").await?;
-    assert_eq!(run.keep(&Quarantine::default(), false).await?, Kept::Stands);
-
-    stage.meddle::<Pod>("shop", json!({"metadata": {"labels": {names::QUARANTINE: null, "case": "42"}}})).await?;
-    let Kept::Restored { what, by } = run.keep(&Quarantine::default(), false).await? else { panic!("not put back") };
-    assert!(what.contains("label quell.dev/quarantine was taken away"), "{what}");
-    assert!(!by.is_empty() && !by.contains("quell"), "{by}");
-    let mut labels = made.labels().clone();
-    labels.insert("case".to_owned(), "42".to_owned());
-    assert_eq!(pods.get("shop").await?.labels(), &labels);
-
-    stage.meddle::<Pod>("shop", json!({"metadata": {"labels": {"tier": "web"}}})).await?;
-    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
-    assert_eq!(pods.get("shop").await?.labels(), &labels, "what was the pod's own is what policies know it by");
-
-    assert!(matches!(run.keep(&Quarantine::default(), true).await?, Kept::Restored { .. }));
-    assert_eq!(pods.get("shop").await?.labels(), made.labels(), "where something is open, nothing added stays");
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_record_is_believed_and_not_what_the_pod_says_was_there_before() -> Result<()> {
-    let stage = stage().await?;
-    let there = pod(&stage, &fixtures::pod("shop")).await?;
-    let mut run = Run::of(&stage, kind())?.about(&there);
-    run.succeed().await?;
-    let forged = json!({"metadata": {"labels": {names::QUARANTINE: null}, "annotations": {names::BEFORE: "{\"labels\":{\"app\":\"bank\"}}"}}});
-    stage.meddle::<Pod>("shop", forged).await?;
-    run.keep(&Quarantine::default(), false).await?;
-    assert_eq!(before(&stage.namespace.api::<Pod>().get("shop").await?)?, json!({"labels": there.labels()}));
-    run.undone().await?;
-    assert_eq!(stage.namespace.api::<Pod>().get("shop").await?.labels(), there.labels());
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_policy_that_was_opened_or_deleted_is_put_back_although_it_was_known_to_stand() -> Result<()> {
-    let stage = stage().await?;
-    let there = pod(&stage, &fixtures::pod("shop")).await?;
-    let mut run = Run::of(&stage, kind())?.about(&there);
-    run.succeed().await?;
-    stage.meddle::<NetworkPolicy>(POLICY, json!({"spec": {"egress": [{}]}})).await?;
-    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
-    assert!(is_intact(&policy(&stage).await?));
-
-    let policies = stage.namespace.api::<NetworkPolicy>();
-    stage.meddle::<NetworkPolicy>(POLICY, json!({"metadata": {"finalizers": null}})).await?;
-    policies.delete(POLICY, &DeleteParams::default()).await?;
-    wait::gone(&policies, POLICY, DEADLINE).await?;
-    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
-    assert!(is_intact(&policy(&stage).await?));
-    Ok(())
-}
-
-#[tokio::test]
-async fn profiles_with_other_exceptions_stand_beside_each_other() -> Result<()> {
-    let forensics: Quarantine = serde_json::from_value(json!({
-        "allowDNS": true, "allow": [{"cidr": "10.9.0.0/24", "except": ["10.9.0.7/32"], "direction": "Ingress",
-            "ports": [{"port": 22}, {"port": 8000, "endPort": 8010}]}, {"podSelector": {"matchLabels": {"app": "forensics"}}}],
-    }))?;
-    let kind = StepKind::Quarantine(forensics.clone());
-    let stage = Stage::of(&kind, &Recorder::new()).await?;
-    let profile = Profile::of(&forensics);
-    let one = pod(&stage, &fixtures::pod("one")).await?;
-    Run::of(&stage, kind)?.about(&one).succeed().await?;
-    let two = pod(&stage, &fixtures::pod("two")).await?;
-    Run::of(&stage, self::kind())?.about(&two).named("run-2").succeed().await?;
-
-    let pods = stage.namespace.api::<Pod>();
-    assert_eq!(pods.get("one").await?.labels()[names::QUARANTINE], profile.name());
-    assert_eq!(pods.get("two").await?.labels()[names::QUARANTINE], FULL);
-    let there = stage.namespace.api::<NetworkPolicy>().get(&profile.policy_name()).await?;
-    assert!(profile.is_said_by(&there), "{:#?}", there.spec);
-    assert!(is_intact(&policy(&stage).await?));
-    Ok(())
-}
-
-/// The same scenario with each kind that denies, and what is served decides which.
-async fn denied(recorder: &Recorder) -> Result<()> {
-    let control_plane = ControlPlane::shared().await?;
-    let kinds = vec![policy_kinds::cilium()?, policy_kinds::calico()?, policy_kinds::cluster()?];
-    quell_tests::crds::install_these(control_plane, kinds).await?;
-    for kind in [DenyKind::Cilium, DenyKind::Calico, DenyKind::ClusterNetworkPolicy] {
-        let mut stage = Stage::of(&self::kind(), recorder).await?;
-        stage.known.deny_kinds = [kind].into();
-        // A profile of its own, since one of these is of the whole cluster.
-        let parameters = Quarantine { isolate: Isolate::Ingress, method: Method::DenyPolicy, ..Quarantine::default() };
-        let there = pod(&stage, &fixtures::pod("shop")).await?;
-        let mut run = Run::of(&stage, StepKind::Quarantine(parameters.clone()))?.about(&there);
-        run.succeed().await?;
-        let receipt = run.receipt()?;
-        assert_eq!(quarantine::denied_by(&receipt), Some(kind));
-
-        let wanted = quarantine::deny_policy(kind, stage.namespace.name(), &parameters, &run.mark);
-        let resource = ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::try_from(&TypeMeta {
-                api_version: wanted["apiVersion"].as_str().unwrap_or_default().to_owned(),
-                kind: wanted["kind"].as_str().unwrap_or_default().to_owned(),
-            })?,
-            match kind {
-                DenyKind::Cilium => "ciliumnetworkpolicies",
-                DenyKind::Calico => "networkpolicies",
-                DenyKind::ClusterNetworkPolicy => "clusternetworkpolicies",
-            },
-        );
-        let client = stage.namespace.client().clone();
-        let api: Api<DynamicObject> = if kind == DenyKind::ClusterNetworkPolicy {
-            Api::all_with(client, &resource)
-        } else {
-            Api::namespaced_with(client, stage.namespace.name(), &resource)
-        };
-        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
-        assert_eq!(api.get(name).await?.data["spec"], wanted["spec"]);
-
-        // Somebody takes the edge off it, and a crash loses the record: it is made again as it was.
-        let blunt = json!({"spec": {"ingress": null, "ingressDeny": null}});
-        api.patch(name, &PatchParams::default(), &Patch::Merge(blunt)).await?;
-        assert!(matches!(run.keep(&parameters, false).await?, Kept::Restored { .. }));
-        assert_eq!(api.get(name).await?.data["spec"], wanted["spec"]);
-        run.lose_record();
-        run.succeed().await?;
-        assert_eq!(run.receipt()?, receipt);
-        api.delete(name, &DeleteParams::default()).await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_policy_that_denies_whatever_others_allow_stands_beside_the_network_policy() -> Result<()> {
-    denied(&Recorder::new()).await
-}
-
-#[tokio::test]
-async fn a_deny_policy_that_must_be_and_can_not_is_an_error_and_one_that_may_be_is_done_without() -> Result<()> {
-    let stage = stage().await?;
-    let there = pod(&stage, &fixtures::pod("shop")).await?;
-    let must = StepKind::Quarantine(Quarantine { method: Method::DenyPolicy, ..Quarantine::default() });
-    let message = Run::of(&stage, must)?.about(&there).refused(Reason::TargetUnsupported).await?;
-    assert!(message.contains("method: Auto"), "{message}");
-    assert_eq!(stage.writes(), 0);
-    let mut run = Run::of(&stage, kind())?.about(&there);
-    run.succeed().await?;
-    assert_eq!(quarantine::denied_by(&run.receipt()?), None);
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_the_owner_does_about_it_is_told() -> Result<()> {
-    let stage = stage().await?;
-    let mut there = pod(&stage, &fixtures::pod("shop")).await?;
-    for (owner, told) in [
-        (None, "nothing takes its place"),
-        (Some("ReplicaSet"), "starts another"),
-        (Some("StatefulSet"), "nothing takes its place until it is deleted"),
-        (Some("DaemonSet"), "starts another on node"),
-        (Some("Rollout"), "isn't known to Quell"),
-    ] {
-        there.metadata.owner_references = owner.map(|kind| {
-            vec![OwnerReference { kind: kind.to_owned(), controller: Some(true), ..OwnerReference::default() }]
-        });
-        let mut run = Run::of(&stage, kind())?.about(&there);
-        run.succeed().await?;
-        assert!(run.record.message.contains(told), "{}", run.record.message);
-        run.undone().await?;
-    }
     Ok(())
 }
 
@@ -511,7 +313,7 @@ async fn a_rehearsal_says_what_it_would_write_and_writes_nothing() -> Result<()>
 #[tokio::test]
 async fn every_right_that_it_declares_is_used() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder), denied(&recorder))?;
+    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder))?;
     assert_all_rights_used(&kind(), &recorder);
     Ok(())
 }

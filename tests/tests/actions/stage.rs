@@ -14,7 +14,8 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use quell_actions::quarantine::DenyKind;
 use quell_actions::rights::{Place, rights};
 use quell_actions::{Cluster, Severing, StandingPolicies, Write};
-use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind};
+use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind, Workload};
+use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
 use quell_tests::requests::{self, Recorder};
 use quell_tests::wait::{DEADLINE, eventually};
@@ -61,6 +62,8 @@ impl Stage {
         config.auth_info.impersonate = Some(user);
         let groups = ["system:serviceaccounts", "system:authenticated"].map(str::to_owned);
         config.auth_info.impersonate_groups = Some(groups.to_vec());
+        // As the operator's own client: what an action is told must reach it, and its step tries again.
+        config.default_retry = false;
         let actor = requests::record(config, recorder)?;
         // An image that never becomes ready: what the Job's container says is for each scenario to say.
         let severing = Severing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
@@ -130,7 +133,8 @@ pub fn written<K: serde::Serialize>(object: &K) -> Result<Value> {
 /// Every right that the kind declares was used by somebody who had no others.
 pub fn assert_all_rights_used(kind: &StepKind, recorder: &Recorder) {
     // `bind` is the verb of no request: it is asked for when a binding is changed. That it is needed has a test of its own.
-    let declared = rights(kind).iter().filter(|right| right.verb != "bind");
+    let all = rights(kind);
+    let declared = all.iter().filter(|right| right.verb != "bind");
     let declared: BTreeSet<_> = declared.map(|right| (right.group, right.resource, right.verb)).collect();
     let used = recorder.rights();
     let used: BTreeSet<_> =
@@ -188,7 +192,8 @@ async fn grant_on_cluster(kind: &StepKind, namespace: &TestNamespace) -> Result<
 }
 
 fn rules(kind: &StepKind, place: Place) -> Vec<PolicyRule> {
-    let here = rights(kind).iter().filter(|right| right.place == place);
+    let all = rights(kind);
+    let here = all.iter().filter(|right| right.place == place);
     let rule = |right: &quell_actions::Right| PolicyRule {
         api_groups: Some(vec![right.group.to_owned()]),
         resources: Some(vec![right.resource.to_owned()]),
@@ -200,7 +205,7 @@ fn rules(kind: &StepKind, place: Place) -> Vec<PolicyRule> {
 
 /// Until the API server has taken notice of the rights.
 async fn granted(kind: &StepKind, namespace: &TestNamespace, own: &TestNamespace, user: &str) -> Result<()> {
-    for right in rights(kind) {
+    for right in rights(kind).iter() {
         let place = match right.place {
             Place::Finding => namespace.name(),
             Place::Cluster | Place::Everywhere => "",
@@ -261,6 +266,8 @@ pub struct Known {
     digests: Mutex<HashMap<String, String>>,
     channels: Mutex<HashMap<String, ChannelKind>>,
     own_namespace: String,
+    /// Pods that run the same image, with their topmost owners.
+    pub same_digest: Option<Vec<(PodFacts, Workload)>>,
     /// How connections may be severed.
     pub severing: Option<Severing>,
     /// How many pods run as each ServiceAccount.
@@ -310,6 +317,10 @@ impl Cluster for Known {
     fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String> {
         let digests = lock(&self.digests);
         images.iter().filter_map(|image| digests.get(image).cloned()).collect()
+    }
+
+    fn same_digest(&self, _: &PodFacts, _: &str, _: &str) -> Option<Vec<(PodFacts, Workload)>> {
+        self.same_digest.clone()
     }
 
     fn channel(&self, _: PlaybookKind, _: &str, name: &str) -> Option<ChannelKind> {

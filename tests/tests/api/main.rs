@@ -209,6 +209,25 @@ refused!(
     "denyImage in all namespaces is for ClusterPlaybooks"
 );
 
+refused!(
+    a_quarantine_that_contradicts_itself,
+    "ClusterPlaybook",
+    steps(&json!([{ "name": "a", "quarantine": { "detach": true, "owner": "Keep" } }])),
+    "detach and owner contradict each other"
+);
+refused!(
+    a_bound_on_others_where_none_are_asked_for,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": { "maxOthers": 3 } }])),
+    "maxOthers goes with others: SameDigest"
+);
+refused!(
+    more_others_than_a_record_holds,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": { "others": "SameDigest", "maxOthers": 21 } }])),
+    "maxOthers"
+);
+
 #[tokio::test]
 async fn blocks_of_images_are_accepted() -> Result<()> {
     for image in [
@@ -230,6 +249,8 @@ async fn blocks_of_images_are_accepted() -> Result<()> {
 async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
     let all = steps(&json!([
         { "name": "contain", "quarantine": { "detach": true }, "timeout": "30s" },
+        { "name": "hold", "quarantine": { "detach": true, "owner": "Pause", "others": "SameDigest", "maxOthers": 20, "hostNetwork": "Cordon" } },
+        { "name": "leave", "quarantine": { "detach": false, "owner": "Keep" } },
         { "name": "tell", "notify": { "channels": [{ "name": "soc" }], "message": "${finding.rule}" }, "after": ["contain"], "onFailure": "Continue" },
         { "name": "back", "rollback": { "to": "LastUnaffected" }, "when": "workload.kind == 'Deployment'", "after": ["contain"] },
         { "name": "build", "rebuild": { "job": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [] } } } } },

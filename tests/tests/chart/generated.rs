@@ -56,6 +56,7 @@ fn the_roles_are_those_that_the_code_declares() -> Result<()> {
         ("sever.yaml", rbac::rules(Scope::Severing)),
         ("revoke.yaml", rbac::rules(Scope::Revoking)),
         ("tokens.yaml", rbac::rules(Scope::Tokens)),
+        ("host-network.yaml", rbac::rules(Scope::HostNetwork)),
         ("view.yaml", rbac::for_viewers()),
         ("edit.yaml", rbac::for_editors()),
     ];

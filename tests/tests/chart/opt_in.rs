@@ -18,7 +18,15 @@ const USER: &str = "system:serviceaccount:quell:quell";
 #[tokio::test]
 async fn nothing_of_it_is_there_unless_it_is_asked_for() -> Result<()> {
     let text = template(&[]).await?;
-    for absent in ["quell-sever", "quell-revoke", "quell-tokens", "rolebindings", "--sever-image"] {
+    for absent in [
+        "quell-sever",
+        "quell-revoke",
+        "quell-tokens",
+        "quell-host-network",
+        "pods/eviction",
+        "rolebindings",
+        "--sever-image",
+    ] {
         assert!(!text.contains(absent), "{absent}");
     }
     for (settings, names) in [
@@ -43,6 +51,21 @@ async fn the_right_to_change_bindings_comes_only_with_what_narrows_it() -> Resul
     assert!(find(&made, "ClusterRole", "quell-tokens").is_err());
     let settings = ["--set", "revokeAccess.enabled=true,revokeAccess.deleteTokens=true"];
     find(&objects(&template(&settings).await?)?, "ClusterRole", "quell-tokens")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_right_to_cordon_nodes_and_to_end_pods_comes_by_its_own_switch() -> Result<()> {
+    let made = objects(&template(&["--set", "quarantine.hostNetwork=true"]).await?)?;
+    let role = find(&made, "ClusterRole", "quell-host-network")?;
+    let resources: Vec<&str> = role["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|rule| rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str))
+        .collect();
+    assert_eq!(resources, ["pods/eviction", "pods", "nodes"]);
+    assert_eq!(find(&made, "ClusterRoleBinding", "quell-host-network")?["roleRef"]["name"], "quell-host-network");
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use quell_crds::v1alpha1::{ChannelKind, PlaybookKind};
+use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, Workload};
+use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
 
 use crate::quarantine::{DenyKind, Profile};
@@ -18,6 +19,10 @@ pub trait Cluster: Send + Sync {
     fn affected(&self) -> Affected;
     /// Digests that containers with one of these image references run, or ran, as far as pods tell.
     fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String>;
+    /// Pods of the same namespace, this one among them, that have not ended and run the image with the same digest, each with its topmost
+    /// owner. It is `digest`, or where that is empty the one that the pod's `container` runs, or where that is empty one of any of its
+    /// containers. `None` where none is known.
+    fn same_digest(&self, pod: &PodFacts, container: &str, digest: &str) -> Option<Vec<(PodFacts, Workload)>>;
     /// The Channel of the namespace, or the ClusterChannel.
     fn channel(&self, kind: PlaybookKind, namespace: &str, name: &str) -> Option<ChannelKind>;
     /// The namespace where the Secrets of ClusterChannels are: Quell's own.

@@ -181,6 +181,7 @@ fn done(block: &ImageBlock, now: DateTime<Utc>) -> Progress {
         uid: block.uid().unwrap_or_default(),
         before: Map::new(),
         after: spec(block),
+        also: Vec::new(),
     };
     Progress::done(message, Some(receipt)).with_outputs([("imageBlock".to_owned(), name)])
 }

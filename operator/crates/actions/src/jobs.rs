@@ -31,6 +31,7 @@ pub(crate) fn receipt(job: &Raw<Job>) -> Receipt {
         uid: metadata.uid.clone().unwrap_or_default(),
         before: Map::new(),
         after: Map::new(),
+        also: Vec::new(),
     }
 }
 

@@ -78,7 +78,7 @@ pub fn annotate(there: Option<&BTreeMap<String, String>>, add: &BTreeMap<String,
 /// JSON patch operations that take Quell's annotations off an object that has them.
 #[must_use]
 pub fn unannotate(there: Option<&BTreeMap<String, String>>) -> Vec<Value> {
-    let ours = [names::REMEDIATION, names::STEP, names::FINDING, names::BEFORE];
+    let ours = [names::REMEDIATION, names::STEP, names::FINDING, names::BEFORE, names::OTHERS];
     let has = |key: &&str| there.is_some_and(|all| all.contains_key(*key));
     ours.iter()
         .filter(|key| has(key))

@@ -1,32 +1,37 @@
-//! `quarantine`: the pod is cut off from the network, and its owner starts a clean one.
+//! `quarantine`: the pod is cut off from the network, and its owner does what the step says.
 //!
 //! The deny policy stands before the pod's labels change, so that no moment is open. The labels change in one patch that tests the pod's
-//! UID and its labels as they were thought to be, so that neither a new pod of the same name nor a change in between is overrun.
+//! UID and its labels as they were thought to be, so that neither a new pod of the same name nor a change in between is overrun. What else
+//! the step does (its owner, other pods) comes after that, each with a receipt of its own.
 
 mod deny;
+mod host_network;
 mod keep;
+mod others;
+mod owner;
+mod pod;
 mod policy;
 mod profile;
 
 pub use deny::{DenyKind, as_object as deny_policy};
+pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
 pub use keep::{Kept, keep};
+pub use owner::PAUSING;
 pub use profile::{FULL, Profile, policy_name};
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
-use quell_crds::v1alpha1::step::Quarantine;
+use quell_crds::v1alpha1::step::{HostNetwork, Owner, Quarantine};
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::{Controller, PodFacts, TargetState};
-use serde_json::{Map, Value, json};
 
+use self::owner::{Above, Counter, Lowered};
+use self::pod::{Became, Cutting};
 use self::policy::Wanted;
-use crate::mark::{self, Mark, annotate, unannotate};
-use crate::write::Patched;
-use crate::{ActionError, Context, Progress, Right};
+use crate::{ActionError, Context, Progress, Right, State};
 
 /// Policies are created once a namespace, read only where one of that name is there that Quell didn't see, and mended where
 /// somebody changed it. Pods are read only where they aren't as the cache says, and for undo.
@@ -47,12 +52,27 @@ pub const RIGHTS: &[Right] = &[
     Right::new("", "pods", "patch"),
 ];
 
+/// What a step with these parameters needs.
+#[must_use]
+pub fn rights(parameters: &Quarantine) -> Vec<Right> {
+    let pausing = if parameters.owner() == Owner::Pause { PAUSING } else { &[] };
+    let host_network = match parameters.host_network {
+        HostNetwork::Refuse => &[],
+        HostNetwork::Cordon => CORDONING,
+        HostNetwork::Terminate => TERMINATING,
+    };
+    let mut all = [RIGHTS, pausing, host_network].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Where a receipt says which kind of policy denies whatever others allow.
 const DENY: &str = "denyPolicy";
 /// Said where the cluster serves such a policy, and it could not be written.
 const LACKS_DENY: &str =
     "; the policy that denies whatever others allow could not be written, so Contained may show what they do allow";
-/// A pod whose labels change while they are read is read again this often before the try fails.
+/// An object that changes while it is read is read again this often before the try fails.
 const LOOKS: usize = 3;
 
 /// The policy that denies whatever others allow, which a quarantine stands on beside its NetworkPolicy.
@@ -61,257 +81,179 @@ pub fn denied_by(receipt: &Receipt) -> Option<DenyKind> {
     serde_json::from_value(receipt.after.get(DENY)?.clone()).ok()
 }
 
-/// Cuts the pod off.
+/// The receipts of the pods that a step has cut off: the one of the step's own receipt first.
+pub fn cut_off(receipt: &Receipt) -> impl Iterator<Item = Receipt> + '_ {
+    let own = Receipt { also: Vec::new(), ..receipt.clone() };
+    std::iter::once(own).chain(receipt.further()).filter(is_cut_off)
+}
+
+fn is_cut_off(receipt: &Receipt) -> bool {
+    let labelled = receipt.after.get("labels").and_then(|labels| labels.get(names::QUARANTINE));
+    receipt.kind == "Pod" && labelled.is_some()
+}
+
+/// Cuts the pod off, and goes on to what comes after that.
 pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progress, ActionError> {
-    let mut pod = target(cx)?.clone();
-    refuse_host_network(&pod)?;
+    match &cx.record.receipt {
+        Some(receipt) if host_network::is_terminated(receipt) => return host_network::end(receipt, cx).await,
+        Some(receipt) if is_cut_off(receipt) => return go_on(parameters, receipt.clone(), cx).await,
+        _ => {}
+    }
+    let pod = target(cx)?.clone();
+    if pod.host_network {
+        return host_network::perform(parameters.host_network, &pod, cx).await;
+    }
     let wanted = Wanted::of(parameters, cx)?;
     let stands = policy::ensure(cx, &pod.namespace, &wanted).await?;
-    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &pod.namespace);
-    for _ in 0..LOOKS {
-        if let Some(done) = already(&pod, cx.mark, stands.deny) {
-            return Ok(done);
+    let above = Above::of(pod.controller.as_ref(), cx.world.workload.as_ref());
+    let others = others::choose(parameters, &pod, cx);
+    let detach = above.lets_go(parameters.owner());
+    let cutting = Cutting { profile: &wanted.profile, detach, deny: stands.deny, others: others.as_ref() };
+    match pod::cut(pod.clone(), &cutting, cx).await? {
+        Became::ByAnother(other) => {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            Ok(Progress::done(format!("pod {name} was cut off already, by {other}; undo that one to lift it"), None))
         }
-        let labels = new_labels(&pod, parameters, &wanted.profile, cx.mark);
-        let operations = operations(&pod, &labels, cx.mark);
-        match cx.writer.patch_unread(&api, &pod.namespace, &pod.name, operations).await {
-            Ok(Patched::Changed(_)) => {
-                let mut progress = done(&pod, &labels, parameters, stands.deny);
-                if wanted.deny.is_some() && stands.deny.is_none() {
-                    progress.message.push_str(LACKS_DENY);
-                }
-                return Ok(progress);
+        Became::CutOff(was, receipt) => {
+            let lacks = if wanted.deny.is_some() && stands.deny.is_none() { LACKS_DENY } else { "" };
+            let above = Above::of(was.controller.as_ref(), cx.world.workload.as_ref());
+            let message = format!("{}{lacks}", said(&was, &above, parameters.owner()));
+            if others.is_none() && above.lowered(parameters.owner()).is_none() {
+                return Ok(Progress::done(message, Some(receipt)));
             }
-            // The cache was behind, or somebody was quicker: look at the pod itself and decide anew.
-            Ok(Patched::Precondition) => pod = fresh(cx, &api, &pod).await?,
-            Err(error) if error.reason() == Reason::TargetNotFound => return Err(gone(&pod.namespace, &pod.name)),
-            Err(error) => return Err(error),
+            further(parameters, &message, receipt, &cutting, cx).await
         }
     }
-    Err(ActionError::for_now(
-        Reason::ChangedSince,
-        format!("the labels of pod {}/{} change faster than they can be read", pod.namespace, pod.name),
-    ))
 }
 
-/// Gives the pod its labels back. What others have added since stays.
+fn said(pod: &PodFacts, above: &Above, owner: Owner) -> String {
+    format!("pod {}/{} is cut off and {}", pod.namespace, pod.name, owner::told(pod, above, owner))
+}
+
+/// What comes after the pod was cut off, which the record tells.
+async fn go_on(parameters: &Quarantine, receipt: Receipt, cx: &Context<'_>) -> Result<Progress, ActionError> {
+    let profile = Profile::of(parameters);
+    let cutting = Cutting { profile: &profile, detach: true, deny: denied_by(&receipt), others: None };
+    let pod = PodFacts {
+        namespace: receipt.namespace.clone(),
+        name: receipt.name.clone(),
+        controller: pod::controller(&receipt),
+        ..PodFacts::default()
+    };
+    let above = Above::of(pod.controller.as_ref(), cx.world.workload.as_ref());
+    further(parameters, &said(&pod, &above, parameters.owner()), receipt, &cutting, cx).await
+}
+
+/// The other pods, then the owners of all.
+async fn further(
+    parameters: &Quarantine,
+    message: &str,
+    mut receipt: Receipt,
+    cutting: &Cutting<'_>,
+    cx: &Context<'_>,
+) -> Result<Progress, ActionError> {
+    let ended = others::cut(parameters, &receipt, cutting, cx).await?;
+    let mut told = vec![message.to_owned()];
+    told.extend(ended.told.iter().cloned());
+    for (other, _) in &ended.cut {
+        add(&mut receipt, other.clone().into());
+    }
+    let own = Above::of(pod::controller(&receipt).as_ref(), cx.world.workload.as_ref());
+    let first = Receipt { also: Vec::new(), ..receipt.clone() };
+    let all: Vec<(Receipt, Above)> = std::iter::once((first, own)).chain(ended.cut).collect();
+    let mut counters: BTreeMap<&Counter, Vec<&Receipt>> = BTreeMap::new();
+    for (pod, above) in &all {
+        if let Some(counter) = above.lowered(parameters.owner()) {
+            counters.entry(counter).or_default().push(pod);
+        }
+    }
+    for (counter, pods) in counters {
+        match hold_back(counter, &pods, cx).await {
+            Ok(Some(Lowered::By(effect))) => {
+                told.push(owner::said(&effect));
+                add(&mut receipt, effect);
+            }
+            Ok(Some(Lowered::Nothing(why))) => told.push(why),
+            Ok(None) => {
+                told.push("waits until its owner has let it go".to_owned());
+                return Ok(Progress::pending(State::UntilChange, told.join("; "), Some(receipt)));
+            }
+            Err(error) => {
+                told.push(format!("its owner could not be kept from starting another: {error}"));
+                return Err(failed(error.reason(), error.is_transient(), &told).after_change(receipt));
+            }
+        }
+    }
+    match ended.failed {
+        Some((reason, transient)) => Err(failed(reason, transient, &told).after_change(receipt)),
+        None => Ok(Progress::done(told.join("; "), Some(receipt))),
+    }
+}
+
+fn failed(reason: Reason, transient: bool, told: &[String]) -> ActionError {
+    let message = told.join("; ");
+    if transient { ActionError::for_now(reason, message) } else { ActionError::refused(reason, message) }
+}
+
+fn add(receipt: &mut Receipt, effect: Effect) {
+    if !receipt.also.iter().any(|known| known.is_on_the_same(&effect)) {
+        receipt.also.push(effect);
+    }
+}
+
+/// Keeps an owner from starting others for these pods. `None`: it hasn't let them go yet.
+async fn hold_back(counter: &Counter, pods: &[&Receipt], cx: &Context<'_>) -> Result<Option<Lowered>, ActionError> {
+    let namespace = pods.first().map_or("", |pod| pod.namespace.as_str());
+    // In a rehearsal nothing was taken from it that it could let go.
+    if !cx.writer.is_rehearsal() {
+        for pod in pods {
+            if !pod::is_released(pod, cx).await? {
+                return Ok(None);
+            }
+        }
+    }
+    counter.lower(cx, namespace, pods.len()).await.map(Some)
+}
+
+/// Puts back all that the receipt tells of: owners first, so that a pod that comes back finds room.
 pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
-    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &receipt.namespace);
-    let name = format!("{}/{}", receipt.namespace, receipt.name);
-    for _ in 0..LOOKS {
-        let pod = cx
-            .writer
-            .get(&api, &receipt.namespace, &receipt.name)
-            .await?
-            .map(|pod| facts(&pod))
-            .filter(|pod| pod.uid == receipt.uid)
-            .ok_or_else(|| {
-                ActionError::refused(Reason::TargetNotFound, format!("pod {name} is gone, and its quarantine with it"))
-            })?;
-        match pod.labels.get(names::REMEDIATION) {
-            // Undone before, and not recorded.
-            _ if is_back(receipt, &pod) => {
-                return Ok(format!(
-                    "pod {name} has its labels back and is reachable again; its owner takes it back, and may delete it as one too many"
-                ));
-            }
-            _ if !pod.labels.contains_key(names::QUARANTINE) => {
-                return Err(ActionError::refused(
-                    Reason::ChangedSince,
-                    format!(
-                        "the quarantine of pod {name} was lifted by somebody else; its labels are left as they are"
-                    ),
-                ));
-            }
-            Some(other) if *other != cx.mark.remediation => {
-                return Err(ActionError::refused(
-                    Reason::QuarantinedByAnother,
-                    format!("pod {name} is under the quarantine of {other} by now; undo that one"),
-                ));
-            }
-            _ => {}
-        }
-        let labels = labels_before(receipt, &pod);
-        let mut operations = vec![
-            json!({"op": "test", "path": "/metadata/uid", "value": receipt.uid}),
-            json!({"op": "test", "path": "/metadata/labels", "value": pod.labels}),
-            json!({"op": "add", "path": "/metadata/labels", "value": labels}),
-        ];
-        operations.extend(unannotate(pod.annotations.as_ref()));
-        if let Patched::Changed(_) = cx.writer.patch_unread(&api, &receipt.namespace, &receipt.name, operations).await?
-        {
-            return Ok(format!(
-                "pod {name} has its labels back and is reachable again; its owner takes it back, and may delete it as one too many"
-            ));
-        }
+    if host_network::is_terminated(receipt) {
+        let message = format!("pod {}/{} was ended: that can't be undone", receipt.namespace, receipt.name);
+        return Err(ActionError::refused(Reason::NothingToUndo, message));
     }
-    Err(ActionError::for_now(
-        Reason::ChangedSince,
-        format!("the labels of pod {name} change faster than they can be read"),
-    ))
-}
-
-/// Whether the pod has all the labels that it had before, and none of the quarantine's.
-fn is_back(receipt: &Receipt, pod: &PodFacts) -> bool {
-    let before = receipt.before.get("labels").and_then(Value::as_object);
-    let mut before = before.into_iter().flatten();
-    let free = [names::QUARANTINE, names::REMEDIATION].iter().all(|key| !pod.labels.contains_key(*key));
-    free && before.all(|(key, value)| pod.labels.get(key).map(String::as_str) == value.as_str())
+    if receipt.kind == "Node" {
+        return host_network::uncordon(receipt, cx).await;
+    }
+    let (owners, pods): (Vec<&Effect>, Vec<&Effect>) = receipt.also.iter().partition(|effect| owner::lowered(effect));
+    let mut told = Vec::new();
+    for effect in owners {
+        told.push(owner::give_back(&effect.clone().into(), cx).await);
+    }
+    told.push(pod::restore(receipt, cx).await);
+    for effect in pods {
+        told.push(pod::restore(&effect.clone().into(), cx).await);
+    }
+    let message = told.iter().map(|one| one.as_ref().map_or_else(ToString::to_string, Clone::clone));
+    let message = message.collect::<Vec<_>>().join("; ");
+    let errors = || told.iter().filter_map(|one| one.as_ref().err());
+    match errors().find(|error| error.is_transient()).or_else(|| errors().next()) {
+        Some(error) if error.is_transient() => Err(ActionError::for_now(error.reason(), message)),
+        Some(error) => Err(ActionError::refused(error.reason(), message)),
+        None => Ok(message),
+    }
 }
 
 fn target<'a>(cx: &'a Context<'_>) -> Result<&'a PodFacts, ActionError> {
     let target = &cx.world.finding.spec.target;
     match &cx.world.target {
         TargetState::Pod(pod) => Ok(pod),
-        TargetState::Gone => Err(gone(&target.namespace, &target.name)),
-        TargetState::Replaced { uid } => Err(replaced(&target.namespace, &target.name, &target.uid, uid)),
+        TargetState::Gone => Err(pod::gone(&target.namespace, &target.name)),
+        TargetState::Replaced { uid } => Err(pod::replaced(&target.namespace, &target.name, &target.uid, uid)),
         TargetState::NotAPod => Err(ActionError::refused(
             Reason::TargetUnsupported,
             format!("quarantine acts on a pod; this Finding is about {} {}", target.kind, target.name),
         )),
     }
-}
-
-fn gone(namespace: &str, name: &str) -> ActionError {
-    ActionError::refused(
-        Reason::TargetNotFound,
-        format!("pod {namespace}/{name} is gone: there is nothing left to cut off"),
-    )
-}
-
-fn replaced(namespace: &str, name: &str, meant: &str, found: &str) -> ActionError {
-    ActionError::refused(
-        Reason::TargetReplaced,
-        format!(
-            "the pod that was reported (UID {meant}) is gone; {namespace}/{name} is another one now (UID {found}) and was left alone"
-        ),
-    )
-}
-
-fn refuse_host_network(pod: &PodFacts) -> Result<(), ActionError> {
-    if !pod.host_network {
-        return Ok(());
-    }
-    Err(ActionError::refused(
-        Reason::TargetUnsupported,
-        format!(
-            "pod {}/{} uses the network of its node {}, which no NetworkPolicy covers: cordon the node and end the pod by hand",
-            pod.namespace, pod.name, pod.node
-        ),
-    ))
-}
-
-/// A pod that is under quarantine already: by this run, after a crash, or by another.
-fn already(pod: &PodFacts, mark: &Mark, deny: Option<DenyKind>) -> Option<Progress> {
-    pod.labels.get(names::QUARANTINE)?;
-    let name = format!("{}/{}", pod.namespace, pod.name);
-    if mark.is_on(pod.annotations.as_ref()) {
-        let before = mark::before(pod.annotations.as_ref());
-        let was_there = |key: &str| before.get("labels").is_some_and(|labels| labels.get(key).is_some());
-        let ours = |key: &str| was_there(key) || key == names::QUARANTINE || key == names::REMEDIATION;
-        let put = pod.labels.iter().filter(|(key, _)| ours(key)).map(|(key, value)| (key.clone(), value.clone()));
-        let receipt = receipt(pod, before.clone(), &put.collect(), deny);
-        return Some(Progress::done(format!("pod {name} is cut off"), Some(receipt)));
-    }
-    let other = pod.labels.get(names::REMEDIATION).map_or("somebody else", String::as_str);
-    Some(Progress::done(format!("pod {name} was cut off already, by {other}; undo that one to lift it"), None))
-}
-
-fn new_labels(pod: &PodFacts, parameters: &Quarantine, profile: &Profile, mark: &Mark) -> BTreeMap<String, String> {
-    let mut labels = if parameters.detach { BTreeMap::new() } else { pod.labels.clone() };
-    labels.extend(mark.labels());
-    labels.insert(names::QUARANTINE.to_owned(), profile.name().to_owned());
-    labels
-}
-
-fn operations(pod: &PodFacts, labels: &BTreeMap<String, String>, mark: &Mark) -> Vec<Value> {
-    let there = if pod.labels.is_empty() { Value::Null } else { json!(pod.labels) };
-    let mut operations = vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": pod.uid}),
-        json!({"op": "test", "path": "/metadata/labels", "value": there}),
-        json!({"op": "add", "path": "/metadata/labels", "value": labels}),
-    ];
-    operations.extend(annotate(pod.annotations.as_ref(), &mark.annotations_with(&before(pod))));
-    operations
-}
-
-fn before(pod: &PodFacts) -> Map<String, Value> {
-    Map::from_iter([("labels".to_owned(), json!(pod.labels))])
-}
-
-fn receipt(
-    pod: &PodFacts,
-    before: Map<String, Value>,
-    labels: &BTreeMap<String, String>,
-    deny: Option<DenyKind>,
-) -> Receipt {
-    let mut after = Map::from_iter([("labels".to_owned(), json!(labels))]);
-    if let Some(kind) = deny {
-        after.insert(DENY.to_owned(), json!(kind));
-    }
-    Receipt {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-        before,
-        after,
-    }
-}
-
-fn done(
-    pod: &PodFacts,
-    labels: &BTreeMap<String, String>,
-    parameters: &Quarantine,
-    deny: Option<DenyKind>,
-) -> Progress {
-    let name = format!("{}/{}", pod.namespace, pod.name);
-    let message = if parameters.detach {
-        format!("pod {name} is cut off and out of its Services; {}", owner(pod))
-    } else {
-        format!("pod {name} is cut off by policy and keeps its labels, its Services and its owner")
-    };
-    Progress::done(message, Some(receipt(pod, before(pod), labels, deny)))
-}
-
-/// What the owner of a detached pod does about it.
-fn owner(pod: &PodFacts) -> String {
-    let Some(Controller { kind, name }) = &pod.controller else {
-        return "nothing owns it, so nothing takes its place".to_owned();
-    };
-    match kind.as_str() {
-        "ReplicaSet" | "ReplicationController" => format!("{kind} {name} released it and starts another in its place"),
-        "DaemonSet" => format!("DaemonSet {name} released it and starts another on node {}", pod.node),
-        "Job" => format!("Job {name} released it and starts another in its place"),
-        "StatefulSet" => format!(
-            "StatefulSet {name} can't replace it while it has this name: nothing takes its place until it is deleted"
-        ),
-        _ => format!("what {kind} {name}, its owner, does about it isn't known to Quell"),
-    }
-}
-
-async fn fresh(cx: &Context<'_>, api: &Api<Pod>, known: &PodFacts) -> Result<PodFacts, ActionError> {
-    let pod = cx.writer.get(api, &known.namespace, &known.name).await?.map(|pod| facts(&pod));
-    match pod {
-        None => Err(gone(&known.namespace, &known.name)),
-        Some(pod) if pod.uid != known.uid => Err(replaced(&known.namespace, &known.name, &known.uid, &pod.uid)),
-        Some(pod) => Ok(pod),
-    }
-}
-
-/// What was there before, and what others have added to the quarantined pod since.
-fn labels_before(receipt: &Receipt, pod: &PodFacts) -> Map<String, Value> {
-    let labels = |of: &Map<String, Value>| of.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
-    let ours = labels(&receipt.after);
-    let mut restored = labels(&receipt.before);
-    for (key, value) in &pod.labels {
-        let added_since = !ours.contains_key(key) && key != names::QUARANTINE && key != names::REMEDIATION;
-        if added_since {
-            restored.insert(key.clone(), json!(value));
-        }
-    }
-    restored
 }
 
 /// The facts of a pod as the API server gives it.
@@ -331,12 +273,14 @@ pub fn facts(pod: &Pod) -> PodFacts {
         node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
         service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
-        controller: metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.controller == Some(true))
-            .map(|owner| Controller { kind: owner.kind.clone(), name: owner.name.clone() }),
+        controller: metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)).map(
+            |owner| Controller {
+                api_version: owner.api_version.clone(),
+                kind: owner.kind.clone(),
+                name: owner.name.clone(),
+                uid: owner.uid.clone(),
+            },
+        ),
         addresses: pod
             .status
             .iter()

@@ -1,6 +1,8 @@
 //! The least rights of each kind of step, from which RBAC is generated. The contract tests compare them with the requests that are
 //! really made.
 
+use std::borrow::Cow;
+
 use quell_crds::v1alpha1::StepKind;
 use serde::Serialize;
 
@@ -62,9 +64,9 @@ impl Right {
 
 /// The rights that a step of this kind needs, its undo included.
 #[must_use]
-pub fn rights(kind: &StepKind) -> &'static [Right] {
-    match kind {
-        StepKind::Quarantine(_) => quarantine::RIGHTS,
+pub fn rights(kind: &StepKind) -> Cow<'static, [Right]> {
+    let fixed = match kind {
+        StepKind::Quarantine(quarantine) => return Cow::Owned(quarantine::rights(quarantine)),
         StepKind::DenyImage(_) => deny_image::RIGHTS,
         StepKind::Rollback(_) => rollback::RIGHTS,
         StepKind::Rebuild(_) => rebuild::RIGHTS,
@@ -73,11 +75,14 @@ pub fn rights(kind: &StepKind) -> &'static [Right] {
         StepKind::RevokeAccess(revoke) => revoke_access::rights(revoke),
         StepKind::Notify(_) => notify::RIGHTS,
         StepKind::Wait(_) => wait::RIGHTS,
-    }
+    };
+    Cow::Borrowed(fixed)
 }
 
 /// What `severConnections` needs: Quell has it for its ClusterPlaybooks only where people switch it on.
 pub const SEVERING: &[Right] = sever_connections::RIGHTS;
+/// What `quarantine` needs for pods on their node's network, where something is to be done about those: the same.
+pub const HOST_NETWORK: &[&[Right]] = &[quarantine::CORDONING, quarantine::TERMINATING];
 /// What `revokeAccess` needs: the same.
 pub const REVOKING: &[Right] = revoke_access::EVERYWHERE;
 /// What `revokeAccess` with `deleteTokens` needs beside that: the same.
@@ -87,6 +92,7 @@ pub const REVOKING_TOKENS: &[Right] = revoke_access::TOKENS;
 /// switch on.
 pub const ALL: &[&[Right]] = &[
     quarantine::RIGHTS,
+    quarantine::PAUSING,
     deny_image::RIGHTS,
     rollback::RIGHTS,
     rebuild::RIGHTS,

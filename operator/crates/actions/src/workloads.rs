@@ -116,6 +116,7 @@ impl Live {
             uid: self.uid().to_owned(),
             before,
             after,
+            also: Vec::new(),
         }
     }
 }

@@ -4,8 +4,10 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
-    Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, ValidationDirective,
+    Api, DeleteParams, EvictParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+    ValidationDirective,
 };
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::names::field_managers;
@@ -199,13 +201,36 @@ impl Writer {
         self.note(Write { verb: "delete", object: what.clone(), body: json!({"preconditions": {"uid": uid}}) });
         let mut parameters = DeleteParams::background();
         parameters.dry_run = self.is_rehearsal();
-        parameters.preconditions =
-            Some(kube::api::Preconditions { uid: Some(uid.to_owned()), ..kube::api::Preconditions::default() });
+        parameters.preconditions = Some(Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() });
         match within(&format!("deleting {what}"), api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(ActionError::Api { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()) => {
                 Ok(())
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Evicts the pod with that UID, as PodDisruptionBudgets allow.
+    pub async fn evict(&self, api: &Api<Pod>, namespace: &str, name: &str, uid: &str) -> Result<Evicted, ActionError> {
+        let what = describe::<Pod>(Some(namespace), name);
+        let uid = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        self.note(Write { verb: "evict", object: what.clone(), body: json!({"preconditions": uid}) });
+        let parameters = EvictParams {
+            delete_options: Some(DeleteParams { preconditions: Some(uid), ..DeleteParams::default() }),
+            post_options: PostParams {
+                dry_run: self.is_rehearsal(),
+                field_manager: Some(field_managers::STEP.to_owned()),
+            },
+        };
+        match within(&format!("evicting {what}"), api.evict(name, &parameters)).await {
+            Ok(_) => Ok(Evicted::Accepted),
+            Err(ActionError::Api { doing, source }) => match source.as_ref() {
+                // Another pod has its name.
+                kube::Error::Api(status) if status.is_not_found() || status.is_conflict() => Ok(Evicted::Gone),
+                kube::Error::Api(status) if status.code == 429 && is_budget(status) => Ok(Evicted::Forbidden),
+                _ => Err(ActionError::Api { doing, source }),
+            },
             Err(error) => Err(error),
         }
     }
@@ -240,6 +265,23 @@ impl Writer {
     {
         within(&format!("reading {}", describe::<K>(Some(namespace), name)), api.get_opt(name)).await
     }
+}
+
+/// What became of an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// The pod ends.
+    Accepted,
+    /// It is gone already.
+    Gone,
+    /// A PodDisruptionBudget forbids it.
+    Forbidden,
+}
+
+/// Too many requests are told with the same code.
+fn is_budget(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "DisruptionBudget")
 }
 
 /// What became of a JSON patch.

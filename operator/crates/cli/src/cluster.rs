@@ -3,21 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _, discovery};
-use quell_actions::pods::runs_as;
-use quell_actions::quarantine::{DenyKind, Profile};
+use quell_actions::pods::{runs_as, with_same_digest};
+use quell_actions::quarantine::{DenyKind, Profile, facts as pod_facts};
 use quell_actions::{Cluster, Severing, StandingPolicies};
-use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind};
+use quell_crds::v1alpha1::step::Others;
+use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind, Workload};
 use quell_ingest::normalize_image;
-use quell_playbooks::Compiled;
 use quell_playbooks::images::Affected;
+use quell_playbooks::{Compiled, PodFacts};
 
 use crate::CliError;
 use crate::client::{ask, list};
+use crate::facts::{self, controller};
 
 /// The channels that a playbook may name, by its kind and their names.
 pub type Channels = BTreeMap<(PlaybookKind, String), ChannelKind>;
@@ -34,6 +37,8 @@ pub struct Live {
     severing: Option<Severing>,
     /// Pods of the Finding's namespace, where they are asked for.
     pods: Option<Vec<Pod>>,
+    /// ReplicaSets of the namespace, where other pods are asked for.
+    replica_sets: Vec<ReplicaSet>,
 }
 
 impl Live {
@@ -70,12 +75,18 @@ impl Live {
             severing = severing_of(client, own_namespace).await?;
         }
         let mut pods = None;
-        if has(|kind| matches!(kind, StepKind::RevokeAccess(_))) {
+        let others = |kind: &StepKind| matches!(kind, StepKind::Quarantine(one) if one.others != Others::None);
+        if has(|kind| matches!(kind, StepKind::RevokeAccess(_))) || has(others) {
             let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
             pods = Some(list(&api, &ListParams::default()).await?);
         }
+        let mut replica_sets = Vec::new();
+        if has(others) {
+            let api: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+            replica_sets = list(&api, &ListParams::default()).await?;
+        }
         let own_namespace = own_namespace.to_owned();
-        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace, severing, pods })
+        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace, severing, pods, replica_sets })
     }
 }
 
@@ -176,6 +187,19 @@ impl Cluster for Live {
 
     fn digests_of(&self, images: &BTreeSet<String>) -> BTreeSet<String> {
         self.running.iter().filter(|(image, _)| images.contains(image)).map(|(_, digest)| digest.clone()).collect()
+    }
+
+    fn same_digest(&self, pod: &PodFacts, container: &str, digest: &str) -> Option<Vec<(PodFacts, Workload)>> {
+        let found = with_same_digest(self.pods.as_ref()?, pod, container, digest)?;
+        let above = |owner: &OwnerReference| {
+            let own = self.replica_sets.iter().find(|set| set.metadata.uid.as_ref() == Some(&owner.uid))?;
+            controller(own.metadata.owner_references.as_ref()).cloned()
+        };
+        let top = |one: &Pod| match controller(one.metadata.owner_references.as_ref()) {
+            Some(owner) => facts::workload(&pod.namespace, &above(owner).unwrap_or_else(|| owner.clone())),
+            None => Workload { kind: "Pod".to_owned(), ..Workload::default() },
+        };
+        Some(found.into_iter().map(|one| (pod_facts(one), top(one))).collect())
     }
 
     fn channel(&self, kind: PlaybookKind, _namespace: &str, name: &str) -> Option<ChannelKind> {

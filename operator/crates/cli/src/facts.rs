@@ -90,11 +90,21 @@ async fn top_owner(client: &Client, pod: &Pod) -> Result<Workload, CliError> {
         }
         _ => None,
     };
-    let top = controller(above.as_ref()).unwrap_or(owner).clone();
-    Ok(Workload { api_version: top.api_version, kind: top.kind, namespace, name: top.name, uid: top.uid })
+    Ok(workload(&namespace, controller(above.as_ref()).unwrap_or(owner)))
 }
 
-fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
+/// The workload that a reference names.
+pub(crate) fn workload(namespace: &str, owner: &OwnerReference) -> Workload {
+    Workload {
+        api_version: owner.api_version.clone(),
+        kind: owner.kind.clone(),
+        namespace: namespace.to_owned(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    }
+}
+
+pub(crate) fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
     owners?.iter().find(|owner| owner.controller == Some(true))
 }
 

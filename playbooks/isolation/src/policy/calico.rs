@@ -20,6 +20,9 @@ use crate::pod::{Direction, SERVICE_ACCOUNT};
 use crate::ports::{Ports, Protocol};
 use crate::region::{Block, Cube, Others};
 
+/// A label that Calico gives to pods and not to NetworkSets. It writes this in front of what it makes from NetworkPolicies.
+const PODS: &str = "projectcalico.org/orchestrator == 'k8s'";
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
@@ -238,10 +241,22 @@ impl Entity {
             || self.service_accounts.is_some()
     }
 
-    /// Selectors choose NetworkSets, too, by their labels.
+    /// Selectors choose NetworkSets, too, by their labels, unless they say that they mean pods.
     fn may_mean_sets(&self) -> bool {
         let texts = [&self.selector, &self.namespace_selector];
-        texts.iter().any(|text| !text.trim().is_empty()) && self.service_accounts.is_none()
+        texts.iter().any(|text| !text.trim().is_empty()) && self.service_accounts.is_none() && !self.selected().1
+    }
+
+    /// The selector, and whether it means pods alone.
+    fn selected(&self) -> (&str, bool) {
+        let text = self.selector.trim();
+        match text.strip_prefix(PODS).map(str::trim_start) {
+            Some("") => ("all()", true),
+            Some(rest) if !rest.contains("||") => {
+                rest.strip_prefix("&&").map_or((text, false), |rest| (rest.trim(), true))
+            }
+            _ => (text, false),
+        }
     }
 
     /// Everything that is said has to hold.
@@ -259,7 +274,7 @@ impl Entity {
         let has_selector = !self.selector.trim().is_empty() || !self.namespace_selector.trim().is_empty();
         let mut cubes = Cube::anyone();
         if has_selector || self.service_accounts.is_some() {
-            cubes = pods(selector::parse(&self.selector)?);
+            cubes = pods(selector::parse(self.selected().0)?);
         }
         if let Some(accounts) = accounts {
             let names = pods(vec![Labels::one_of(SERVICE_ACCOUNT, accounts.names.iter().map(String::as_str))]);

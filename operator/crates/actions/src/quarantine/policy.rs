@@ -82,7 +82,7 @@ async fn deny_policy(
     wanted: &Wanted<'_>,
 ) -> Result<(bool, Option<DenyKind>), ActionError> {
     let Some(kind) = wanted.deny else { return Ok((false, None)) };
-    match deny::ensure(kind, cx, namespace, &wanted.profile, wanted.parameters.isolate).await {
+    match deny::ensure(kind, cx, namespace, &wanted.profile, wanted.parameters).await {
         Ok(changed) => Ok((changed, Some(kind))),
         Err(_) if wanted.parameters.method == Method::Auto => Ok((false, None)),
         Err(error) => Err(error),

@@ -18,8 +18,8 @@ use crate::mark::Mark;
 pub const FULL: &str = "full";
 
 /// The cluster's DNS servers, as Kubernetes' own addons label them.
-const DNS_NAMESPACE: (&str, &str) = ("kubernetes.io/metadata.name", "kube-system");
-const DNS_PODS: (&str, &str) = ("k8s-app", "kube-dns");
+pub(super) const DNS_NAMESPACE: (&str, &str) = ("kubernetes.io/metadata.name", "kube-system");
+pub(super) const DNS_PODS: (&str, &str) = ("k8s-app", "kube-dns");
 
 /// What is denied and what stays open. Quarantines with the same parameters share one profile, and one policy a namespace.
 #[derive(Clone, Debug, PartialEq)]

@@ -178,6 +178,7 @@ impl Seen {
             uid: String::new(),
             before: before.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             after: Map::new(),
+            also: Vec::new(),
         }
     }
 }
