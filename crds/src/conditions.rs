@@ -84,6 +84,12 @@ pub enum Reason {
     NotEnforced,
     /// The network keeps connections that were open before the quarantine.
     ConnectionsKept,
+    /// Probes try the quarantined pod, and have not answered yet.
+    ProbeUnderWay,
+    /// A probe connected to the quarantined pod.
+    ProbeGotThrough,
+    /// The quarantined pod could not be probed.
+    ProbeFailed,
     /// Somebody changed the quarantine, and it was put back.
     QuarantineRestored,
     /// Somebody changes the quarantine again and again.

@@ -29,6 +29,8 @@ pub const OTHERS: &str = "quell.dev/others";
 pub const HELD_BACK: &str = "quell.dev/held-back";
 /// Annotation: the Finding, as `namespace/name`, on account of which the object was written.
 pub const FINDING: &str = "quell.dev/finding";
+/// Label of the pods that probe a quarantined one: where they do so from, `outside` or `beside`, or `peer`, which each must reach.
+pub const PROBE: &str = "quell.dev/probe";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 

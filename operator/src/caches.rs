@@ -19,7 +19,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
-use quell_actions::{Severing, StandingPolicies};
+use quell_actions::{Probing, Severing, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
     Channel, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, Remediation, Source,
@@ -38,6 +38,7 @@ use crate::settings::Settings;
 pub struct Caches {
     own_namespace: String,
     severing: Option<Severing>,
+    probing: Option<Probing>,
     /// Every pod.
     pub pods: Store<Pod>,
     replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
@@ -98,6 +99,7 @@ impl Caches {
             own_namespace: own_namespace.to_owned(),
             pods,
             severing: settings.severing(),
+            probing: settings.probing(),
             replica_sets: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, |_| {}),
             jobs: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, {
                 let notices = notices.clone();

@@ -25,6 +25,7 @@ pub async fn start() -> ExitCode {
         Task::Operator(settings) => settings,
         #[cfg(target_os = "linux")]
         Task::Sever(arguments) => return quell_sever::run(&arguments),
+        Task::Probe(arguments) => return quell_probe::run(&arguments),
     };
     log(&settings);
     // The one provider of the process; the only failure is that there is one already.

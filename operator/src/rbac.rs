@@ -21,6 +21,8 @@ pub enum Scope {
     Impersonation,
     /// In the namespace of the Jobs that sever connections, where that is switched on: the Role `quell-sever`.
     Severing,
+    /// In the namespace of the probes that try quarantined pods as an outsider would, where that is switched on: the Role `quell-probe`.
+    Probing,
     /// In every namespace, for `revokeAccess` where that is switched on: the ClusterRole `quell-revoke`.
     Revoking,
     /// In every namespace, for `revokeAccess` with `deleteTokens` where that is switched on: the ClusterRole `quell-tokens`.
@@ -32,11 +34,12 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::OwnNamespace,
         Self::Impersonation,
         Self::Severing,
+        Self::Probing,
         Self::Revoking,
         Self::Tokens,
         Self::HostNetwork,
@@ -262,7 +265,8 @@ pub fn declared() -> BTreeSet<Declared> {
 /// The rights of every kind of step, resources with the same verbs in one rule.
 fn of_steps(scope: Scope) -> Vec<Rule> {
     let mut verbs: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    let ordinary = rights::ALL.iter().copied().chain([rights::SEVERING]).map(|all| (all, Scope::Cluster));
+    let ordinary =
+        rights::ALL.iter().copied().chain([rights::SEVERING, rights::PROBING]).map(|all| (all, Scope::Cluster));
     let host_network = rights::HOST_NETWORK.iter().copied().map(|all| (all, Scope::HostNetwork));
     let opt_in =
         [(rights::REVOKING, Scope::Revoking), (rights::REVOKING_TOKENS, Scope::Tokens)].into_iter().chain(host_network);
@@ -270,6 +274,7 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
         let needed = match right.place {
             Place::Secrets => Scope::OwnNamespace,
             Place::Severing => Scope::Severing,
+            Place::Probing => Scope::Probing,
             Place::Finding | Place::Cluster | Place::Everywhere => everywhere,
         };
         if needed == scope {
@@ -351,6 +356,7 @@ pub fn to_markdown() -> String {
         (Scope::OwnNamespace, "Quell's namespace"),
         (Scope::Impersonation, "`impersonation.namespaces`"),
         (Scope::Severing, "`sever.namespace`, with `sever.enabled`"),
+        (Scope::Probing, "`probe.namespace`, with `probe.enabled`"),
         (Scope::Revoking, "every namespace, with `revokeAccess.enabled`"),
         (Scope::Tokens, "every namespace, with `revokeAccess.deleteTokens`"),
         (Scope::HostNetwork, "every namespace, with `quarantine.hostNetwork`"),
@@ -403,7 +409,7 @@ mod tests {
     #[test]
     fn every_right_of_every_kind_of_step_is_given() {
         let given = declared();
-        let opt_in = [rights::SEVERING, rights::REVOKING, rights::REVOKING_TOKENS];
+        let opt_in = [rights::SEVERING, rights::PROBING, rights::REVOKING, rights::REVOKING_TOKENS];
         let opt_in = opt_in.into_iter().chain(rights::HOST_NETWORK.iter().copied());
         for right in rights::ALL.iter().copied().chain(opt_in).flatten() {
             let found = given.iter().find(|given| {

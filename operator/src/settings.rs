@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quell_actions::Severing;
+use quell_actions::{Probing, Severing};
 use quell_playbooks::contained::Network;
 
 /// Turns security findings into finished, proven, reversible remediation.
@@ -19,6 +19,7 @@ pub struct Command {
 
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Task {
     /// Run the controller: in a cluster, or outside of one with KUBECONFIG.
     #[command(after_help = EXAMPLES)]
@@ -26,6 +27,8 @@ pub enum Task {
     /// Sever the connections of a pod, on its node: what the Job of a severConnections step runs.
     #[cfg(target_os = "linux")]
     Sever(quell_sever::Arguments),
+    /// Try connections, from a pod: what the probes of a quarantine and kubectl quell doctor run.
+    Probe(quell_probe::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -81,6 +84,12 @@ pub struct Settings {
     /// Namespace of the Jobs that sever connections; it must let pods use their node's network and processes
     #[arg(long, env = "QUELL_SEVER_NAMESPACE", default_value = "quell-sever")]
     pub sever_namespace: String,
+    /// Image of the probes of quarantines, Quell's own; without one, no quarantine is probed
+    #[arg(long, env = "QUELL_PROBE_IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub probe_image: Option<String>,
+    /// Namespace of the probes that try quarantined pods as an outsider would
+    #[arg(long, env = "QUELL_PROBE_NAMESPACE", default_value = "quell-probe")]
+    pub probe_namespace: String,
 }
 
 impl Settings {
@@ -95,6 +104,13 @@ impl Settings {
     pub fn severing(&self) -> Option<Severing> {
         let image = self.sever_image.clone()?;
         Some(Severing { image, namespace: self.sever_namespace.clone() })
+    }
+
+    /// How quarantined pods may be probed; `None` where that was not switched on.
+    #[must_use]
+    pub fn probing(&self) -> Option<Probing> {
+        let image = self.probe_image.clone()?;
+        Some(Probing { image, namespace: self.probe_namespace.clone() })
     }
 }
 

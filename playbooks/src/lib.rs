@@ -13,6 +13,7 @@ pub mod kind;
 pub mod library;
 pub mod parameters;
 pub mod plan;
+pub mod probe;
 pub mod progress;
 pub mod record;
 pub mod select;

@@ -4,7 +4,7 @@
 //! Linux; [`Missing`](crate::Missing) says what else, and what can be had from Debian is installed. The control plane is outside, at the
 //! other end of the cable, so that the API server is no process of the node.
 //!
-//! Pods run [`PROBE_IMAGE`] alone: there is no registry, and the images are made here.
+//! Pods run [`PROBE_IMAGE`], and Quell's Jobs [`QUELL_IMAGE`]: there is no registry, and the images are made here.
 
 mod calico;
 mod cilium;
@@ -13,7 +13,7 @@ mod image;
 mod join;
 mod requirements;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -28,6 +28,8 @@ use crate::control_plane::{Options as ControlPlaneOptions, RealNode};
 use crate::lifeline::Lifeline;
 use crate::{ControlPlane, wait};
 
+/// The image of Quell.
+pub const QUELL_IMAGE: &str = "quell.test/quell:1";
 /// Where pods look names up.
 pub const DNS_ADDRESS: &str = "10.96.0.10";
 
@@ -167,6 +169,13 @@ impl Node {
             forgotten += count.with_context(|| format!("conntrack says {said:?}"))?.parse::<usize>()?;
         }
         Ok(forgotten)
+    }
+
+    /// Gives the node the image [`QUELL_IMAGE`], whose program is `binary`: one that does what `quell` does.
+    pub fn add_quell(&self, binary: &Path) -> Result<()> {
+        let archive = self.enclosure.folder().join("quell.tar");
+        image::write_linked(&archive, QUELL_IMAGE, binary)?;
+        self.enclosure.import(&archive)
     }
 
     /// Paths that are there as long as the node is: folders, network card, cgroups.

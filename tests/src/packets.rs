@@ -1,12 +1,15 @@
 //! Quarantine on a real network: connections that are really tried, between real pods, beside what should come of each.
 
 pub mod attempts;
+pub mod doctor;
 pub mod expected;
 pub mod killed;
 pub mod matrix;
 pub mod model;
+pub mod probed;
 pub mod quell;
 pub mod scenario;
+pub mod severed;
 pub mod speed;
 pub mod world;
 

@@ -39,6 +39,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (include "quell.image" .) .Values.sever.image -}}
 {{- end -}}
 
+{{- define "quell.probeImage" -}}
+{{- default (include "quell.image" .) .Values.probe.image -}}
+{{- end -}}
+
 {{- define "quell.tlsSecret" -}}
 {{- default (printf "%s-ingest-tls" (include "quell.fullname" .)) .Values.ingest.tls.existingSecret -}}
 {{- end -}}

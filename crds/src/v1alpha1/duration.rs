@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -15,6 +16,12 @@ impl Duration {
     #[must_use]
     pub fn get(self) -> time::Duration {
         self.0.into()
+    }
+}
+
+impl Hash for Duration {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.get().hash(state);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kube::runtime::reflector::ObjectRef;
 use quell_actions::pods::{runs_as, with_same_digest};
 use quell_actions::quarantine::{DenyKind, facts};
-use quell_actions::{Cluster, Severing, StandingPolicies};
+use quell_actions::{Cluster, Probing, Severing, StandingPolicies};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, Workload};
 use quell_ingest::normalize_image;
 use quell_playbooks::PodFacts;
@@ -69,6 +69,10 @@ impl Cluster for Caches {
 
     fn severing(&self) -> Option<&Severing> {
         self.severing.as_ref()
+    }
+
+    fn probing(&self) -> Option<&Probing> {
+        self.probing.as_ref()
     }
 
     fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize> {

@@ -9,6 +9,7 @@ use quell_actions::quarantine::Profile;
 use quell_crds::conditions::{Reason, Status};
 use quell_isolation::{Exposure, Pod as Modelled, PodRef};
 use quell_playbooks::contained::{Observed, judge};
+use quell_playbooks::probe::weigh;
 use serde_json::Value;
 
 use crate::containment::standing::{asked_for, given, own_deny_policy, own_policy, said_by};
@@ -35,11 +36,16 @@ impl Containment {
     pub fn judge(&self, quarantine: &Standing) -> (Status, Reason, String, Vec<String>) {
         let network = self.network.read().unwrap_or_else(PoisonError::into_inner).clone();
         let pod = quarantine.pod();
+        let weighed = |computed| match &quarantine.probed {
+            Some(probed) => weigh(computed, probed),
+            None => computed,
+        };
         let leaks = self.leaks(&pod, quarantine);
         let unread = self.unread();
         if leaks.is_some() && !unread.is_empty() {
             let message = format!("what gets through to pod {pod} can't be told: {unread} could not be read yet");
-            return (Status::Unknown, Reason::PathsUnknown, message, Vec::new());
+            let (status, reason, message) = weighed((Status::Unknown, Reason::PathsUnknown, message));
+            return (status, reason, message, Vec::new());
         }
         let observed = Observed {
             pod: &pod.to_string(),
@@ -48,7 +54,7 @@ impl Containment {
             severed: quarantine.severed,
             after: quarantine.after,
         };
-        let (status, reason, message) = judge(&observed);
+        let (status, reason, message) = weighed(judge(&observed));
         let paths = leaks.map(|leaks| leaks.lines().first).unwrap_or_default();
         (status, reason, message, paths)
     }
@@ -80,6 +86,13 @@ impl Containment {
             inner.model.exposure_with(pod, &labels, std::slice::from_ref(&policy))?
         };
         Some(exposure.beyond(&asked_for(pod, labels, policy)))
+    }
+
+    /// Whether the pod of a quarantine is still there.
+    #[must_use]
+    pub fn is_there(&self, quarantine: &Standing) -> bool {
+        let there = self.pods.get(&ObjectRef::new(&quarantine.receipt.name).within(&quarantine.receipt.namespace));
+        there.is_some_and(|pod| pod.uid().as_deref() == Some(&quarantine.receipt.uid))
     }
 
     /// What there is to do about a quarantine, as the copies show it. Nothing, until they have shown it as it was made.

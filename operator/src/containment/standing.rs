@@ -9,6 +9,7 @@ use quell_actions::quarantine::{Profile, cut_off, denied_by, deny_policy};
 use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{Receipt, Remediation, RemediationStatus, StepKind, StepState};
 use quell_isolation::{Allowances, Model, Pod as Modelled, PodRef, Policy};
+use quell_playbooks::probe::Probed;
 use serde_json::Value;
 
 /// A quarantine, as its run's record has it.
@@ -26,6 +27,8 @@ pub struct Standing {
     pub(super) severed: bool,
     /// From the alert to the quarantine.
     pub(super) after: Option<Duration>,
+    /// What its probes told, where they were asked for.
+    pub probed: Option<Probed>,
 }
 
 impl Standing {
@@ -54,13 +57,21 @@ pub fn standing(run: &Remediation, status: &RemediationStatus) -> Vec<Standing> 
                 StepState::Succeeded | StepState::Running | StepState::Retrying | StepState::Failed
             );
             let since = record.finished_at.or(record.started_at);
-            let stands = |receipt| Standing {
-                step: index,
-                parameters: parameters.clone(),
-                receipt,
-                since,
-                severed: severed(record.finished_at),
-                after: record.finished_at.zip(status.started_at).and_then(|(end, start)| (end - start).to_std().ok()),
+            let stands = |receipt: Receipt| {
+                // Of several pods the one that the Finding names is probed.
+                let own = record.receipt.as_ref().is_some_and(|first| first.uid == receipt.uid);
+                Standing {
+                    step: index,
+                    parameters: parameters.clone(),
+                    receipt,
+                    since,
+                    severed: severed(record.finished_at),
+                    after: record
+                        .finished_at
+                        .zip(status.started_at)
+                        .and_then(|(end, start)| (end - start).to_std().ok()),
+                    probed: parameters.probe.as_ref().filter(|_| own).map(|_| Probed::of(&record.outputs)),
+                }
             };
             record.receipt.iter().filter(|_| there).flat_map(cut_off).map(stands).collect()
         })

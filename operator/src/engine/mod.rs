@@ -5,6 +5,7 @@ mod held;
 mod kept;
 mod library;
 mod permit;
+mod probed;
 mod queue;
 mod run;
 mod status;

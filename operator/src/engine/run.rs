@@ -20,7 +20,7 @@ use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
 use crate::engine::queue::Look;
-use crate::engine::{Engine, EngineError, Live, Stage, held, kept, status, told};
+use crate::engine::{Engine, EngineError, Live, Stage, held, kept, probed, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
@@ -76,13 +76,15 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     };
     report(&engine, &mut live, &run, &mut status).await?;
     let keep_at = kept::keep(&engine, &mut live, &run, &mut status).await?;
+    let probe_at = probed::go_on(&engine, &mut live, &run, &mut status).await?;
+    report(&engine, &mut live, &run, &mut status).await?;
     let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
-    let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run;
+    let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run && probe_at.is_none();
     drop(live);
     if over {
         engine.runs.forget(&namespace, &name);
     }
-    Ok(next_look(earliest(wake_at, keep_at), &status))
+    Ok(next_look(earliest(earliest(wake_at, keep_at), probe_at), &status))
 }
 
 fn earliest(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use quell_cli::Io;
 use quell_tests::floor::quell::{declare, playbook_is_ready};
 use quell_tests::node::{Node, Options, Plugin};
-use quell_tests::packets::{killed, scenario, speed, world::World};
+use quell_tests::packets::{doctor, killed, quell, scenario, speed, world::World};
 use quell_tests::{Missing, Operator};
 
 /// Boots a Kubernetes node whose network enforces policies, and tries real connections before, under and after Quell's quarantine.
@@ -27,8 +28,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // Quell runs as a process of its own, and this binary is the one that is sure to be there.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    if ["operator", "probe", "sever"].iter().any(|task| first == *task) {
         return quell_operator::start();
+    }
+    if first == doctor::PLUGIN {
+        return plugin();
     }
     let error = match run(&Arguments::parse()) {
         Ok(true) => return ExitCode::SUCCESS,
@@ -41,6 +46,18 @@ fn main() -> ExitCode {
     }
     eprintln!("Error: {error:#}");
     ExitCode::FAILURE
+}
+
+/// What kubectl starts for `kubectl quell`.
+#[tokio::main]
+async fn plugin() -> ExitCode {
+    let mut io = Io {
+        out: Box::new(std::io::stdout()),
+        err: Box::new(std::io::stderr()),
+        input: Box::new(std::io::stdin()),
+        colours: false,
+    };
+    quell_cli::run(std::env::args_os().skip(1), &mut io).await.into()
 }
 
 #[tokio::main]
@@ -80,13 +97,23 @@ async fn play(node: &Node, rounds: usize) -> Result<bool> {
     let control_plane = node.control_plane();
     quell_tests::operator::prepare(control_plane).await?;
     declare(control_plane).await?;
-    let operator = Operator::start(&std::env::current_exe()?, control_plane, &["--log", "warn"]).await?;
+    let binary = std::env::current_exe()?;
+    node.add_quell(&binary)?;
+    let flags = [&["--log", "warn"], quell::FLAGS].concat();
+    let operator = Operator::start(&binary, control_plane, &flags).await?;
     playbook_is_ready(control_plane).await?;
+    quell::prepare(control_plane).await?;
+    quell::probes(control_plane, Some(node.plugin())).await?;
 
     let began = Instant::now();
     let world = World::create(node).await?;
     println!("the world is up after {:.1?}", began.elapsed());
-    let report = Box::pin(scenario::play(node, &operator, &world)).await?;
+    let mut report = Box::pin(scenario::play(node, &operator, &world)).await?;
+    for claim in doctor::ask(node, &binary).await? {
+        report.claim(&claim.what, claim.holds);
+    }
+    // What is measured is the way to the quarantine alone.
+    quell::probes(control_plane, None).await?;
 
     if node.plugin() != Plugin::None && rounds > 0 {
         let times = speed::measure(node, &operator, rounds).await?;

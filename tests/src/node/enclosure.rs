@@ -167,6 +167,12 @@ impl Enclosure {
         command
     }
 
+    /// Gives containerd an image.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let archive = archive.display().to_string();
+        self.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive]).map(drop)
+    }
+
     /// Runs a program inside to its end; fails if it does.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
         output(self.command(program).args(arguments))

@@ -1,9 +1,9 @@
 //! Container images that need no registry: one static program each, in the layout of the OCI image specification
 //! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -11,10 +11,34 @@ use crate::binaries::goarch;
 
 /// Writes an archive of the image `name` that consists of `program`, called `/NAME-OF-ITS-FILE`, to `archive`.
 pub fn write(archive: &Path, name: &str, program: &Path, arguments: &[&str]) -> Result<()> {
+    write_with(archive, name, program, &[], arguments)
+}
+
+/// The same for a program that isn't static: its libraries are in the image where they are on this machine.
+pub fn write_linked(archive: &Path, name: &str, program: &Path) -> Result<()> {
+    let output = std::process::Command::new("ldd").arg(program).output().context("can't run ldd")?;
+    ensure!(output.status.success(), "ldd fails: {}", String::from_utf8_lossy(&output.stderr).trim());
+    write_with(archive, name, program, &libraries(&String::from_utf8(output.stdout)?), &[])
+}
+
+/// The files that ldd names. What the kernel brings itself has no path.
+fn libraries(told: &str) -> Vec<PathBuf> {
+    let of = |line: &str| {
+        let after = line.split_once("=> ").map_or(line, |(_, after)| after);
+        after.split_whitespace().next().filter(|path| path.starts_with('/')).map(PathBuf::from)
+    };
+    told.lines().filter_map(of).collect()
+}
+
+fn write_with(archive: &Path, name: &str, program: &Path, libraries: &[PathBuf], arguments: &[&str]) -> Result<()> {
     let entry = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
     let mut layer = tar::Builder::new(Vec::new());
     let content = std::fs::read(program).with_context(|| format!("can't read {}", program.display()))?;
     append(&mut layer, &entry, 0o755, &content)?;
+    for library in libraries {
+        let content = std::fs::read(library).with_context(|| format!("can't read {}", library.display()))?;
+        append(&mut layer, library.to_string_lossy().trim_start_matches('/'), 0o755, &content)?;
+    }
     let layer = layer.into_inner()?;
 
     let command: Vec<String> =
@@ -70,6 +94,15 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+
+    #[test]
+    fn libraries_are_the_files_that_ldd_names() {
+        let told = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let paths: Vec<String> = libraries(told).iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(paths, ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
+        assert!(libraries("\tstatically linked\n").is_empty());
+    }
 
     fn files(archive: impl std::io::Read) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();

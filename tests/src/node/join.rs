@@ -83,8 +83,7 @@ state = "/run/containerd"
         for (name, arguments) in [(PAUSE_IMAGE, ["pause"].as_slice()), (PROBE_IMAGE, &[])] {
             let archive = self.file("image.tar");
             image::write(&archive, name, probe, arguments)?;
-            let archive = archive.display().to_string();
-            self.enclosure.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive])?;
+            self.enclosure.import(&archive)?;
         }
         Ok(())
     }

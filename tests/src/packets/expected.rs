@@ -61,6 +61,30 @@ pub fn flow_survives(plugin: Plugin) -> bool {
     }
 }
 
+/// What Quell's probes must tell of a quarantined pod.
+#[must_use]
+pub fn probes_tell(plugin: Plugin) -> &'static str {
+    match plugin {
+        Plugin::None => "GotThrough",
+        Plugin::Calico | Plugin::Cilium => "NothingGotThrough",
+    }
+}
+
+/// What `kubectl quell doctor` must say, and whether it ends well.
+#[must_use]
+pub fn doctor_says(plugin: Plugin) -> (&'static [&'static str], bool) {
+    match plugin {
+        Plugin::None => (&["NOT ENFORCED"], false),
+        Plugin::Calico => {
+            (&["enforced: the last new connection got through", "live on under a policy", "was cut off within"], true)
+        }
+        Plugin::Cilium => {
+            let all = &["enforced: the last new connection got through", "are cut by a policy", "was connected to for"];
+            (all, true)
+        }
+    }
+}
+
 /// Whether a pod that the undo puts back behind its Service can answer from the first request on.
 #[must_use]
 pub fn undo_holds_at_once(plugin: Plugin) -> bool {

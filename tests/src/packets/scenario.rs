@@ -17,7 +17,7 @@ use super::expected::{Situation, expected, flow_survives, time_to_settle, undo_h
 use super::matrix::Pair;
 use super::model::Said;
 use super::world::{self, PORT, World};
-use super::{between, now, quell};
+use super::{between, now, probed, quell, severed};
 use crate::fixtures::APP;
 use crate::node::Plugin;
 use crate::{Node, Operator, wait};
@@ -65,7 +65,8 @@ impl Report {
         }
     }
 
-    fn claim(&mut self, what: &str, holds: bool) {
+    /// Says whether something holds that must.
+    pub fn claim(&mut self, what: &str, holds: bool) {
         println!("  {} {what}", if holds { "ok   " } else { "WRONG" });
         if !holds {
             self.wrong.push(what.to_owned());
@@ -123,11 +124,13 @@ pub async fn play(node: &Node, operator: &Operator, world: &World) -> Result<Rep
     report.matrix(plugin, Situation::Quarantined, &matrix(node, world).await?);
     let victim: Pod = world.shop.api().get(&world.victim.name_any()).await?;
     report.claim("the victim still runs, ready, never restarted", runs_untouched(&victim));
+    for claim in probed::answer(world, &run, contained.posted, plugin).await? {
+        report.claim(&claim.what, claim.holds);
+    }
 
     if plugin != Plugin::None {
         println!("established connections are severed");
-        let forgotten = sever(node, &address)?;
-        println!("  {forgotten} flows forgotten by the node");
+        sever(node, world, &flows, &mut report).await?;
         for flow in &flows {
             report.flow("severed", flow, false).await;
         }
@@ -240,9 +243,21 @@ async fn flows(node: &Node, world: &World, client: &Place) -> Result<Vec<NamedFl
     Ok(flows)
 }
 
-/// Cuts what is established; a quarantine's policy alone leaves that alone on some plugins.
-fn sever(node: &Node, address: &str) -> Result<usize> {
-    node.forget_flows(address)
+/// Cuts what is established, by the step's Job on the node; a quarantine's policy alone leaves that alone on some plugins.
+async fn sever(node: &Node, world: &World, flows: &[NamedFlow], report: &mut Report) -> Result<()> {
+    let severed = severed::sever(world).await?;
+    println!("  {}", severed.message);
+    println!("  the step was done {:.1?} after its Finding", between(severed.asked, severed.done));
+    let last = flows.iter().filter_map(|flow| flow.flow.last_answer()).filter(|last| *last > severed.asked).max();
+    if let Some(last) = last {
+        println!("  the last answer over a connection from before came {:.1?} after it", between(severed.asked, last));
+    }
+    if node.plugin() == Plugin::Calico {
+        report.claim("the Job deleted entries of connection tracking", severed.deleted > 0);
+    }
+    let forgotten = node.forget_flows(&world.victim_address()?)?;
+    println!("  the node itself knew {forgotten} flows after that");
+    Ok(())
 }
 
 /// When the victim's address is in no EndpointSlice of the web any more.

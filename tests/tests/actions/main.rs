@@ -8,6 +8,7 @@
 
 mod deny_image;
 mod notify;
+mod probe;
 mod quarantine;
 mod rebuild_http;
 mod rebuild_job;

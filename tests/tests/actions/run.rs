@@ -7,7 +7,7 @@ use chrono::Utc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt as _};
 use quell_actions::quarantine::{self, Kept};
-use quell_actions::{Context, Mark, Write, Writer};
+use quell_actions::{ActionError, Context, Mark, Write, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::step::Quarantine;
 use quell_crds::v1alpha1::{
@@ -120,6 +120,13 @@ impl<'a> Run<'a> {
     pub async fn keep(&self, parameters: &Quarantine, open: bool) -> Result<Kept> {
         let (writer, receipt) = (Writer::new(self.stage.actor.clone()), self.receipt()?);
         Ok(self.with(&writer, async |_, cx| quarantine::keep(parameters, &receipt, open, cx).await).await?)
+    }
+
+    /// Goes on with probing what the step has cut off.
+    pub async fn probe(&self, parameters: &Quarantine, round: u32) -> Result<quarantine::Answer, ActionError> {
+        let writer = Writer::new(self.stage.actor.clone());
+        let receipt = self.record.receipt.clone().unwrap_or_default();
+        self.with(&writer, async |_, cx| quarantine::probe(parameters, &receipt, round, cx).await).await
     }
 
     /// One try, written into the record.

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use quell_actions::quarantine::DenyKind;
 use quell_actions::rights::{Place, rights};
-use quell_actions::{Cluster, Severing, StandingPolicies, Write};
+use quell_actions::{Cluster, Probing, Severing, StandingPolicies, Write};
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, StepKind, Workload};
 use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
@@ -56,6 +56,7 @@ impl Stage {
         grant(kind, Place::Secrets, &own, namespace.name()).await?;
         grant_on_cluster(kind, &namespace).await?;
         grant(kind, Place::Severing, &own, namespace.name()).await?;
+        grant(kind, Place::Probing, &own, namespace.name()).await?;
         granted(kind, &namespace, &own, &user).await?;
 
         let mut config = cluster.config().await?;
@@ -67,7 +68,13 @@ impl Stage {
         let actor = requests::record(config, recorder)?;
         // An image that never becomes ready: what the Job's container says is for each scenario to say.
         let severing = Severing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
-        let known = Known { own_namespace: own.name().to_owned(), severing: Some(severing), ..Known::default() };
+        let probing = Probing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
+        let known = Known {
+            own_namespace: own.name().to_owned(),
+            severing: Some(severing),
+            probing: Some(probing),
+            ..Known::default()
+        };
         Ok(Self { namespace, own, known, recorder: recorder.clone(), actor })
     }
 
@@ -209,7 +216,7 @@ async fn granted(kind: &StepKind, namespace: &TestNamespace, own: &TestNamespace
         let place = match right.place {
             Place::Finding => namespace.name(),
             Place::Cluster | Place::Everywhere => "",
-            Place::Secrets | Place::Severing => own.name(),
+            Place::Secrets | Place::Severing | Place::Probing => own.name(),
         };
         allowed(namespace.client(), user, place, right.group, right.resource, right.verb).await?;
     }
@@ -270,6 +277,8 @@ pub struct Known {
     pub same_digest: Option<Vec<(PodFacts, Workload)>>,
     /// How connections may be severed.
     pub severing: Option<Severing>,
+    /// How quarantined pods may be probed.
+    pub probing: Option<Probing>,
     /// How many pods run as each ServiceAccount.
     pub pods_of_account: Option<usize>,
 }
@@ -333,6 +342,10 @@ impl Cluster for Known {
 
     fn severing(&self) -> Option<&Severing> {
         self.severing.as_ref()
+    }
+
+    fn probing(&self) -> Option<&Probing> {
+        self.probing.as_ref()
     }
 
     fn pods_of_account(&self, _: &str, _: &str) -> Option<usize> {

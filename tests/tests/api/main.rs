@@ -89,6 +89,18 @@ refused!(
     "after must name other steps of this playbook"
 );
 refused!(
+    a_probe_of_what_is_left_open_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": { "isolate": "Egress", "probe": {} } }])),
+    "which isolate: Egress leaves open"
+);
+refused!(
+    a_probe_of_a_port_that_is_none_is_refused,
+    "Playbook",
+    steps(&json!([{ "name": "a", "quarantine": { "probe": { "ports": [65536] } } }])),
+    "probe.ports"
+);
+refused!(
     a_duration_that_is_none_is_refused,
     "Playbook",
     steps(&json!([{ "name": "a", "quarantine": {}, "timeout": "soon" }])),

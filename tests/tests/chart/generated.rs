@@ -54,6 +54,7 @@ fn the_roles_are_those_that_the_code_declares() -> Result<()> {
         ("own-namespace.yaml", rbac::rules(Scope::OwnNamespace)),
         ("impersonation.yaml", rbac::rules(Scope::Impersonation)),
         ("sever.yaml", rbac::rules(Scope::Severing)),
+        ("probe.yaml", rbac::rules(Scope::Probing)),
         ("revoke.yaml", rbac::rules(Scope::Revoking)),
         ("tokens.yaml", rbac::rules(Scope::Tokens)),
         ("host-network.yaml", rbac::rules(Scope::HostNetwork)),

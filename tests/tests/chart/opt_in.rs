@@ -26,12 +26,15 @@ async fn nothing_of_it_is_there_unless_it_is_asked_for() -> Result<()> {
         "pods/eviction",
         "rolebindings",
         "--sever-image",
+        "--probe-image",
+        "quell-probe",
     ] {
         assert!(!text.contains(absent), "{absent}");
     }
     for (settings, names) in [
         ("revokeAccess.deleteTokens=true", "revokeAccess.enabled"),
         ("sever.enabled=true,sever.namespace=quell", "must not be Quell's own"),
+        ("probe.enabled=true,probe.namespace=quell", "must not be Quell's own"),
     ] {
         let refused = template(&["--set", settings]).await.expect_err(settings).to_string();
         assert!(refused.contains(names), "{refused}");
@@ -51,6 +54,27 @@ async fn the_right_to_change_bindings_comes_only_with_what_narrows_it() -> Resul
     assert!(find(&made, "ClusterRole", "quell-tokens").is_err());
     let settings = ["--set", "revokeAccess.enabled=true,revokeAccess.deleteTokens=true"];
     find(&objects(&template(&settings).await?)?, "ClusterRole", "quell-tokens")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn probes_have_a_namespace_in_which_nothing_has_a_right_and_quell_may_make_jobs_there_alone() -> Result<()> {
+    let settings = ["--set", "probe.enabled=true,image.repository=registry.example/quell,image.tag=v1"];
+    let text = template(&settings).await?;
+    assert!(text.contains("--probe-image=registry.example/quell:v1") && text.contains("--probe-namespace=quell-probe"));
+    let made = objects(&text)?;
+    let namespace = find(&made, "Namespace", "quell-probe")?;
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+    let role = find(&made, "Role", "quell-probe")?;
+    assert_eq!(role["metadata"]["namespace"], "quell-probe");
+    let rules = role["rules"].as_array().context("no rules")?;
+    let resources: Vec<&str> = rules
+        .iter()
+        .flat_map(|rule| rule["resources"].as_array().into_iter().flatten())
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(resources, ["pods", "jobs"]);
+    find(&made, "RoleBinding", "quell-probe")?;
     Ok(())
 }
 

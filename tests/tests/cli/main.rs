@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bed;
+mod doctor;
 mod plan;
 mod read;
 mod undo;

@@ -12,7 +12,7 @@ mod wait;
 
 pub use deny_image::{DenyImage, DenyImageBy, DenyImageNamespaces};
 pub use notify::{ChannelReference, Notify};
-pub use quarantine::{HostNetwork, Isolate, Method, Others, Owner, Peer, PeerPort, PeerProtocol, Quarantine};
+pub use quarantine::{HostNetwork, Isolate, Method, Others, Owner, Peer, PeerPort, PeerProtocol, Probe, Quarantine};
 pub use rebuild::{HttpBuild, HttpPoll, JobBuild, Rebuild};
 pub use revoke_access::{RevokeAccess, RevokeScope};
 pub use rollback::{Rollback, RollbackTo};

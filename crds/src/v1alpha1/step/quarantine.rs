@@ -1,3 +1,7 @@
+mod probe;
+
+pub use probe::Probe;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +18,7 @@ use crate::v1alpha1::Selector;
 #[x_kube(
     validation = Rule::new("!has(self.denyCIDRs) || (has(self.isolate) && self.isolate != 'Both')").message("denyCIDRs is for the direction that isolate leaves open: with isolate: Both everything is denied anyway"),
     validation = Rule::new("!has(self.denyCIDRs) || self.denyCIDRs.all(one, isCIDR(one))").message("denyCIDRs holds CIDRs, such as 169.254.169.254/32"),
+    validation = Rule::new("!has(self.probe) || !has(self.isolate) || self.isolate != 'Egress'").message("probe tries to connect to the pod, which isolate: Egress leaves open; what the pod opens can't be tried from outside of it"),
     validation = Rule::new("!(has(self.detach) && has(self.owner)) || self.detach == (self.owner != 'Keep')").message("detach and owner contradict each other: detach: false is owner: Keep, detach: true is owner: Replace or Pause"),
     validation = Rule::new("!has(self.maxOthers) || (has(self.others) && self.others != 'None')").message("maxOthers goes with others: SameDigest"),
 )]
@@ -52,6 +57,10 @@ pub struct Quarantine {
     /// How the pod is cut off. Default: `Auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub method: Method,
+    /// Try it: connections that are really made to the pod, once it is cut off. Needs `probe.enabled` in the chart. Without it nothing is
+    /// tried, and `Contained` is computed alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
 }
 
 /// What the owner of a quarantined pod does about it.

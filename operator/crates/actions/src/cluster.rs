@@ -29,6 +29,8 @@ pub trait Cluster: Send + Sync {
     fn own_namespace(&self) -> &str;
     /// How connections may be severed; `None` where that was not switched on.
     fn severing(&self) -> Option<&Severing>;
+    /// How quarantined pods may be probed; `None` where that was not switched on.
+    fn probing(&self) -> Option<&Probing>;
     /// How many pods run as that ServiceAccount; `None` where that isn't known.
     fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize>;
 }
@@ -39,6 +41,15 @@ pub struct Severing {
     /// Image with `quell sever`.
     pub image: String,
     /// Namespace of the Jobs: one that lets pods use their node's network and processes.
+    pub namespace: String,
+}
+
+/// How quarantined pods may be probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Image with `quell probe`.
+    pub image: String,
+    /// Namespace of the probes that try as an outsider would, and of the pod that every probe must reach.
     pub namespace: String,
 }
 

@@ -35,12 +35,8 @@ pub(crate) fn receipt(job: &Raw<Job>) -> Receipt {
     }
 }
 
-/// How the containers of the Job's pods of that phase ended.
-pub(crate) async fn ended(
-    job: &Raw<Job>,
-    phase: &str,
-    cx: &Context<'_>,
-) -> Result<Vec<ContainerStateTerminated>, ActionError> {
+/// The Job's pods, by name.
+pub(crate) async fn pods(job: &Raw<Job>, cx: &Context<'_>) -> Result<Vec<Pod>, ActionError> {
     let metadata = &job.metadata;
     let (namespace, name) =
         (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
@@ -51,7 +47,16 @@ pub(crate) async fn ended(
         owners.any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
     });
     pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    let statuses = pods.into_iter().filter_map(|pod| pod.status);
+    Ok(pods)
+}
+
+/// How the containers of the Job's pods of that phase ended.
+pub(crate) async fn ended(
+    job: &Raw<Job>,
+    phase: &str,
+    cx: &Context<'_>,
+) -> Result<Vec<ContainerStateTerminated>, ActionError> {
+    let statuses = pods(job, cx).await?.into_iter().filter_map(|pod| pod.status);
     let of_phase = statuses.filter(|status| status.phase.as_deref() == Some(phase));
     let containers = of_phase.flat_map(|status| status.container_statuses.unwrap_or_default());
     Ok(containers.filter_map(|container| container.state?.terminated).collect())

@@ -11,12 +11,14 @@ mod others;
 mod owner;
 mod pod;
 mod policy;
+mod probe;
 mod profile;
 
 pub use deny::{DenyKind, as_object as deny_policy};
 pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
 pub use keep::{Kept, keep};
 pub use owner::PAUSING;
+pub use probe::{Answer, RIGHTS as PROBING, probe};
 pub use profile::{FULL, Profile, policy_name};
 
 use std::collections::BTreeMap;
@@ -61,7 +63,8 @@ pub fn rights(parameters: &Quarantine) -> Vec<Right> {
         HostNetwork::Cordon => CORDONING,
         HostNetwork::Terminate => TERMINATING,
     };
-    let mut all = [RIGHTS, pausing, host_network].concat();
+    let probing = if parameters.probe.is_some() { PROBING } else { &[] };
+    let mut all = [RIGHTS, pausing, host_network, probing].concat();
     all.sort_unstable();
     all.dedup();
     all
@@ -117,7 +120,8 @@ pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progre
         Became::CutOff(was, receipt) => {
             let lacks = if wanted.deny.is_some() && stands.deny.is_none() { LACKS_DENY } else { "" };
             let above = Above::of(was.controller.as_ref(), cx.world.workload.as_ref());
-            let message = format!("{}{lacks}", said(&was, &above, parameters.owner()));
+            let unprobed = probe::rehearse(parameters, &was, cx).await.unwrap_or_default();
+            let message = format!("{}{lacks}{unprobed}", said(&was, &above, parameters.owner()));
             if others.is_none() && above.lowered(parameters.owner()).is_none() {
                 return Ok(Progress::done(message, Some(receipt)));
             }

@@ -32,6 +32,8 @@ pub enum Place {
     Secrets,
     /// In the namespace of the Jobs that sever connections.
     Severing,
+    /// In the namespace of the probes that try quarantined pods as an outsider would.
+    Probing,
     /// In every namespace, and for what is in none.
     Everywhere,
 }
@@ -81,6 +83,8 @@ pub fn rights(kind: &StepKind) -> Cow<'static, [Right]> {
 
 /// What `severConnections` needs: Quell has it for its ClusterPlaybooks only where people switch it on.
 pub const SEVERING: &[Right] = sever_connections::RIGHTS;
+/// What `probe` of a quarantine needs: the same.
+pub const PROBING: &[Right] = quarantine::PROBING;
 /// What `quarantine` needs for pods on their node's network, where something is to be done about those: the same.
 pub const HOST_NETWORK: &[&[Right]] = &[quarantine::CORDONING, quarantine::TERMINATING];
 /// What `revokeAccess` needs: the same.

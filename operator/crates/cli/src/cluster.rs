@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -11,7 +11,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _, discovery};
 use quell_actions::pods::{runs_as, with_same_digest};
 use quell_actions::quarantine::{DenyKind, Profile, facts as pod_facts};
-use quell_actions::{Cluster, Severing, StandingPolicies};
+use quell_actions::{Cluster, Probing, Severing, StandingPolicies};
 use quell_crds::v1alpha1::step::Others;
 use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind, Workload};
 use quell_ingest::normalize_image;
@@ -21,6 +21,7 @@ use quell_playbooks::{Compiled, PodFacts};
 use crate::CliError;
 use crate::client::{ask, list};
 use crate::facts::{self, controller};
+use crate::told::Told;
 
 /// The channels that a playbook may name, by its kind and their names.
 pub type Channels = BTreeMap<(PlaybookKind, String), ChannelKind>;
@@ -35,6 +36,7 @@ pub struct Live {
     running: Vec<(String, String)>,
     own_namespace: String,
     severing: Option<Severing>,
+    probing: Option<Probing>,
     /// Pods of the Finding's namespace, where they are asked for.
     pods: Option<Vec<Pod>>,
     /// ReplicaSets of the namespace, where other pods are asked for.
@@ -72,7 +74,11 @@ impl Live {
         }
         let mut severing = None;
         if has(|kind| matches!(kind, StepKind::SeverConnections(_))) {
-            severing = severing_of(client, own_namespace).await?;
+            severing = severing_of(&Told::read(client, own_namespace).await?);
+        }
+        let mut probing = None;
+        if has(|kind| matches!(kind, StepKind::Quarantine(parameters) if parameters.probe.is_some())) {
+            probing = probing_of(&Told::read(client, own_namespace).await?);
         }
         let mut pods = None;
         let others = |kind: &StepKind| matches!(kind, StepKind::Quarantine(one) if one.others != Others::None);
@@ -86,7 +92,18 @@ impl Live {
             replica_sets = list(&api, &ListParams::default()).await?;
         }
         let own_namespace = own_namespace.to_owned();
-        Ok(Self { policies, deny_kinds, channels, affected, running, own_namespace, severing, pods, replica_sets })
+        Ok(Self {
+            policies,
+            deny_kinds,
+            channels,
+            affected,
+            running,
+            own_namespace,
+            severing,
+            probing,
+            pods,
+            replica_sets,
+        })
     }
 }
 
@@ -98,22 +115,18 @@ async fn served(client: &Client) -> BTreeSet<DenyKind> {
     resources.filter_map(|(resource, _)| DenyKind::of(&resource.group, &resource.kind)).collect()
 }
 
-/// How the operator was told to sever connections, as its Deployment says.
-async fn severing_of(client: &Client, own_namespace: &str) -> Result<Option<Severing>, CliError> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), own_namespace);
-    let deployments = list(&api, &ListParams::default().labels("app.kubernetes.io/name=quell")).await?;
-    let templates = deployments.into_iter().filter_map(|one| one.spec?.template.spec);
-    let containers: Vec<_> = templates.flat_map(|pod| pod.containers).collect();
-    let told = |flag: &str, variable: &str| {
-        let mut arguments = containers.iter().flat_map(|one| one.args.iter().flatten());
-        let given = arguments.find_map(|argument| argument.strip_prefix(flag)?.strip_prefix('='));
-        let variables = containers.iter().flat_map(|one| one.env.iter().flatten());
-        let set = variables.filter(|one| one.name == variable).find_map(|one| one.value.as_deref());
-        given.or(set).map(str::to_owned)
-    };
-    let Some(image) = told("--sever-image", "QUELL_SEVER_IMAGE") else { return Ok(None) };
-    let namespace = told("--sever-namespace", "QUELL_SEVER_NAMESPACE").unwrap_or_else(|| "quell-sever".to_owned());
-    Ok(Some(Severing { image, namespace }))
+/// How the operator was told to sever connections.
+fn severing_of(told: &Told) -> Option<Severing> {
+    let image = told.by("--sever-image", "QUELL_SEVER_IMAGE")?;
+    let namespace = told.by("--sever-namespace", "QUELL_SEVER_NAMESPACE").unwrap_or_else(|| "quell-sever".to_owned());
+    Some(Severing { image, namespace })
+}
+
+/// How the operator was told to probe quarantined pods.
+fn probing_of(told: &Told) -> Option<Probing> {
+    let image = told.by("--probe-image", "QUELL_PROBE_IMAGE")?;
+    let namespace = told.by("--probe-namespace", "QUELL_PROBE_NAMESPACE").unwrap_or_else(|| "quell-probe".to_owned());
+    Some(Probing { image, namespace })
 }
 
 async fn read_channels(
@@ -212,6 +225,10 @@ impl Cluster for Live {
 
     fn severing(&self) -> Option<&Severing> {
         self.severing.as_ref()
+    }
+
+    fn probing(&self) -> Option<&Probing> {
+        self.probing.as_ref()
     }
 
     fn pods_of_account(&self, namespace: &str, service_account: &str) -> Option<usize> {

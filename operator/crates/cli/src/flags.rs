@@ -22,6 +22,7 @@ Examples:
   kubectl quell explain -n shop falco-0a1b2c3d4e  all about one of them
   kubectl quell plan playbook.yaml --finding falco-0a1b2c3d4e -n shop
   kubectl quell undo -n shop falco-0a1b2c3d4e
+  kubectl quell doctor                            can a quarantine hold here?
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage";
 
@@ -56,6 +57,9 @@ pub enum Command {
     /// Undo what the runs for a finding did
     #[command(after_help = UNDO)]
     Undo(Undo),
+    /// Say whether this cluster and this installation can hold a quarantine, by what is installed and by connections that are really tried
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
     /// Turn the stop switch on: Quell makes no effect anywhere
     #[command(after_help = STOP)]
     Stop(Stop),
@@ -187,6 +191,34 @@ pub struct Undo {
     /// How long to wait
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+const DOCTOR: &str = "\
+Looks at what is installed, then tries the network with two short-lived pods without any right, in a namespace of its own that is deleted \
+again, also on Ctrl-C. Says whether policies are enforced, how fast, and whether open connections are cut.
+
+Exit codes: 0 nothing is bad, 1 something is bad or could not be found out, 2 wrong usage
+
+Examples:
+  kubectl quell doctor                      everything; takes up to two minutes
+  kubectl quell doctor --no-packets         what the API server tells; makes no pod
+  kubectl quell doctor --image registry.example/quell:0.1.0
+  kubectl quell doctor --quell-namespace security";
+
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// Look only; make no namespace and no pods
+    #[arg(long)]
+    pub no_packets: bool,
+    /// Image of the pods, one that holds `quell`; default: that of the operator's Deployment
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// How long pods may take to start, and policies to be enforced
+    #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+    /// Namespace that Quell runs in
+    #[arg(long, default_value = "quell", value_name = "NAME")]
+    pub quell_namespace: String,
 }
 
 const STOP: &str = "\

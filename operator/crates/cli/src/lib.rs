@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod diff;
+mod doctor;
 mod error;
 mod explain;
 mod facts;
@@ -18,6 +19,7 @@ mod stop;
 mod table;
 mod text;
 mod time;
+mod told;
 mod undo;
 mod watch;
 
@@ -98,6 +100,7 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Explain(of) => explain::run(&of, &connect, io).await,
         Command::Watch(of) => watch::run(&of, &connect, io).await,
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
+        Command::Doctor(of) => Box::pin(doctor::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
         Command::Stop(of) => stop::stop(&of, &connect, io).await,
         Command::Go => stop::go(&connect, io).await,
