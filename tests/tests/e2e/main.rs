@@ -8,4 +8,5 @@ mod guards;
 mod playbooks;
 mod restart;
 mod signals;
+mod steer;
 mod support;
