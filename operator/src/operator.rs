@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, drive};
+use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, Turns, drive};
 use crate::expiry;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
@@ -180,6 +180,7 @@ async fn run_until(
         courier,
         runs: Runs::default(),
         tellings: Tellings::default(),
+        turns: Turns::new(queues.runs.0.clone()),
         permits: Permits::new(watched, held.clone()),
         held,
         bell,
@@ -250,6 +251,7 @@ async fn lead(
     end: CancellationToken,
 ) {
     let caches = engine.caches.clone();
+    engine.turns.take_up(&caches);
     engine.permits.lead();
     // Whatever happened while nobody led is in the copies.
     queues.findings.0.open();

@@ -7,6 +7,7 @@ mod guardrail;
 mod image_block;
 mod playbook;
 mod remediation;
+mod settings;
 mod severity;
 mod source;
 pub mod step;
@@ -33,6 +34,7 @@ pub use remediation::{
     Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
     RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
 };
+pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
 pub use step::{OnFailure, Retry, Step, StepKind};

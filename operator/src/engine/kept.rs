@@ -49,7 +49,7 @@ pub async fn keep(
     run: &Remediation,
     status: &mut RemediationStatus,
 ) -> Result<Option<DateTime<Utc>>, EngineError> {
-    if run.spec.intent != Intent::Run {
+    if run.spec.intent == Intent::Undo {
         return Ok(None);
     }
     let standing = standing(run, status);

@@ -1,5 +1,6 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
+mod claims;
 mod finding;
 mod held;
 mod kept;
@@ -11,6 +12,7 @@ mod run;
 mod status;
 mod told;
 
+pub use claims::Turns;
 pub use finding::{contain_at_once, pass as finding_pass};
 pub use held::Bell;
 pub use kept::Tellings;
@@ -64,6 +66,8 @@ pub struct Engine {
     pub runs: Runs,
     /// Messages about quarantines that stand.
     pub tellings: Tellings,
+    /// Which run has its turn at which object.
+    pub turns: Turns,
     /// Lets effects through, or holds them.
     pub permits: Arc<Permits>,
     /// Runs that are held.
