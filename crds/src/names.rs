@@ -29,6 +29,8 @@ pub const OTHERS: &str = "quell.dev/others";
 pub const HELD_BACK: &str = "quell.dev/held-back";
 /// Annotation: the Finding, as `namespace/name`, on account of which the object was written.
 pub const FINDING: &str = "quell.dev/finding";
+/// Annotation of a Finding: which report made it. By it that report, delivered again after a crash, is known not to be a repeat.
+pub const REPORT: &str = "quell.dev/report";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 

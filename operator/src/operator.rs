@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
@@ -23,9 +23,9 @@ use crate::expiry;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
 use crate::identity::Identities;
-use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
+use crate::intake::{self, Backlog, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
-use crate::leader::Election;
+use crate::leader::{Election, LEASE};
 use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::policies;
@@ -109,7 +109,8 @@ async fn run_until(
 ) -> Result<(), OperatorError> {
     let metrics = Metrics::default();
     let ready = Readiness::default();
-    let probes = spawn_probes(settings, &metrics, &ready, tasks, &end);
+    let backlog = Backlog::open(settings, &metrics).await;
+    let probes = spawn_probes(settings, &metrics, &ready, backlog.clone(), tasks, &end);
 
     let lanes = Lanes::default();
     let queues = Queues::new();
@@ -141,13 +142,20 @@ async fn run_until(
     sources.refresh(&caches);
 
     let folder = Folder::new(client.clone(), lanes.clone(), tasks.clone(), end.clone());
-    let intake = Arc::new(Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, &settings.namespace));
+    let own = &settings.namespace;
+    let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, own, backlog.clone());
+    let intake = Arc::new(intake);
     let server = Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() };
     let serving = tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), end.clone()));
     let recorder = Recorder::new(
         client.clone(),
         Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
     );
+    if let Some(backlog) = backlog {
+        tasks.spawn(intake::deliver(intake.clone(), backlog.clone(), metrics.clone(), end.clone()));
+        tasks.spawn(intake::tell(backlog.clone(), recorder.clone(), this_replica(settings), end.clone()));
+        tasks.spawn(backlog.keep_open(end.clone()));
+    }
     let declared = Arc::new(Declared {
         client: client.clone(),
         caches: caches.clone(),
@@ -226,11 +234,12 @@ fn spawn_probes(
     settings: &Settings,
     metrics: &Metrics,
     ready: &Readiness,
+    backlog: Option<Arc<Backlog>>,
     tasks: &TaskTracker,
     end: &CancellationToken,
 ) -> impl Future<Output = Result<(), OperatorError>> + use<> {
     let address = settings.metrics_listen;
-    let served = tasks.spawn(probes::serve(address, metrics.clone(), ready.clone(), end.clone()));
+    let served = tasks.spawn(probes::serve(address, metrics.clone(), ready.clone(), backlog, end.clone()));
     async move {
         match served.await {
             Ok(Err(source)) => Err(OperatorError::Probes { address, source }),
@@ -382,6 +391,27 @@ struct Queues {
 impl Queues {
     fn new() -> Self {
         Self { findings: Queue::new(), runs: Queue::new(), namespaces: Queue::new() }
+    }
+}
+
+/// What Events about this replica stand at: its pod, or where it has no name, what all replicas share.
+fn this_replica(settings: &Settings) -> ObjectReference {
+    let namespace = Some(settings.namespace.clone());
+    match &settings.identity {
+        Some(name) => ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name.clone()),
+            namespace,
+            ..ObjectReference::default()
+        },
+        None => ObjectReference {
+            api_version: Some("coordination.k8s.io/v1".to_owned()),
+            kind: Some("Lease".to_owned()),
+            name: Some(LEASE.to_owned()),
+            namespace,
+            ..ObjectReference::default()
+        },
     }
 }
 

@@ -51,6 +51,12 @@ pub struct Settings {
     /// Private key of the intake (PEM)
     #[arg(long, env = "QUELL_INGEST_TLS_KEY", requires = "ingest_tls_cert")]
     pub ingest_tls_key: Option<PathBuf>,
+    /// Directory, of this replica alone, for signals that the API server doesn't take at once; without one their senders are told to try again
+    #[arg(long, env = "QUELL_SPOOL")]
+    pub spool: Option<PathBuf>,
+    /// How many bytes of signals may wait there; its file may take up to four times as much
+    #[arg(long, env = "QUELL_SPOOL_MAX_BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub spool_max_bytes: u64,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env = "QUELL_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
     pub metrics_listen: SocketAddr,

@@ -1,0 +1,4 @@
+//! What survives: signals while the API server is away, and the operator's own end.
+
+mod intake;
+mod support;
