@@ -5,6 +5,7 @@ mod containment;
 mod declared;
 mod engine;
 mod expiry;
+mod fence;
 mod finalizers;
 mod guardrails;
 mod identity;

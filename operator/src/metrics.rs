@@ -109,7 +109,15 @@ impl Default for Metrics {
         );
         let leads = Gauge::default();
         registry.register("leader", "1 on the replica that leads, 0 on the others", leads.clone());
-        Self { spool: SpoolMetrics::register(&mut registry), registry: Arc::new(registry), signals, steps, runs, containment, leads }
+        Self {
+            spool: SpoolMetrics::register(&mut registry),
+            registry: Arc::new(registry),
+            signals,
+            steps,
+            runs,
+            containment,
+            leads,
+        }
     }
 }
 

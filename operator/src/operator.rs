@@ -7,12 +7,14 @@ use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
+use prometheus_client::metrics::gauge::Gauge;
 use quell_crds::v1alpha1::{Finding, Remediation};
 use quell_notify::Courier;
 use quell_playbooks::contained::Network;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,9 +22,10 @@ use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
 use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, drive};
 use crate::expiry;
+use crate::fence::Fence;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
-use crate::identity::Identities;
+use crate::identity::{Identities, fenced};
 use crate::intake::{self, Backlog, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
 use crate::leader::{Election, LEASE};
@@ -34,6 +37,8 @@ use crate::settings::Settings;
 
 /// How long an orderly end may take.
 const ORDERLY: Duration = Duration::from_secs(20);
+/// How long the end of a leader waits for effects that are under way, before it gives the Lease up.
+const HAND_OVER: Duration = Duration::from_secs(10);
 /// Sources whose tool isn't installed yet are looked at again after this.
 const SOURCES_AGAIN: Duration = Duration::from_secs(15);
 
@@ -46,9 +51,6 @@ pub enum OperatorError {
     /// The client.
     #[error("no client for the cluster: {0}")]
     Client(#[from] kube::Error),
-    /// The Lease.
-    #[error("the election of the leader failed: {0}")]
-    Election(#[from] kube_lease_manager::LeaseManagerError),
     /// The Lease was lost: another replica acts now, and this one starts anew.
     #[error("the Lease was lost: another replica leads now")]
     LeaseLost,
@@ -80,18 +82,37 @@ pub async fn run(settings: Settings, end: CancellationToken) -> Result<(), Opera
     // Actions and records have tries of their own, with deadlines; a client that tries again by itself could send a create twice.
     config.default_retry = false;
     let client = Client::try_from(config.clone())?;
-    Box::pin(run_with(config, client, settings, end)).await
+    let fence = Fence::default();
+    let leaders = fenced(config.clone(), &fence)?;
+    Box::pin(run_by(Clients { config, client, leaders, fence }, &settings, end)).await
 }
 
-/// The same with a client of the caller's, which tests use to see its requests.
+/// The same with a client of the caller's, which tests use to see its requests. It knows no fence: for one replica alone.
 pub async fn run_with(
     config: Config,
     client: Client,
     settings: Settings,
     end: CancellationToken,
 ) -> Result<(), OperatorError> {
+    let clients = Clients { config, leaders: client.clone(), client, fence: Fence::default() };
+    Box::pin(run_by(clients, &settings, end)).await
+}
+
+/// Ways to the API server.
+struct Clients {
+    /// What all connect with.
+    config: Config,
+    /// Reads, and takes signals in.
+    client: Client,
+    /// Writes what only the leader writes.
+    leaders: Client,
+    /// Open while this replica leads.
+    fence: Fence,
+}
+
+async fn run_by(clients: Clients, settings: &Settings, end: CancellationToken) -> Result<(), OperatorError> {
     let tasks = TaskTracker::new();
-    let ended = Box::pin(run_until(config, client, &settings, &tasks, end.clone())).await;
+    let ended = Box::pin(run_until(clients, settings, &tasks, end.clone())).await;
     end.cancel();
     tasks.close();
     if tokio::time::timeout(ORDERLY, tasks.wait()).await.is_err() {
@@ -101,8 +122,7 @@ pub async fn run_with(
 }
 
 async fn run_until(
-    config: Config,
-    client: Client,
+    Clients { config, client, leaders, fence }: Clients,
     settings: &Settings,
     tasks: &TaskTracker,
     end: CancellationToken,
@@ -157,7 +177,7 @@ async fn run_until(
         tasks.spawn(backlog.keep_open(end.clone()));
     }
     let declared = Arc::new(Declared {
-        client: client.clone(),
+        client: leaders.clone(),
         caches: caches.clone(),
         library: library.clone(),
         recorder: recorder.clone(),
@@ -177,8 +197,8 @@ async fn run_until(
     let courier = Arc::new(courier(settings)?);
     let bell = Bell::new(courier.clone(), caches.clone());
     let engine = Arc::new(Engine {
-        client: client.clone(),
-        identities: Identities::new(config, client.clone()),
+        client: leaders.clone(),
+        identities: Identities::new(config, leaders, fence.clone()),
         caches,
         library,
         lanes,
@@ -186,29 +206,48 @@ async fn run_until(
         recorder,
         http: courier.http().clone(),
         courier,
+        fence: fence.clone(),
         runs: Runs::default(),
         permits: Permits::new(watched, held.clone()),
         held,
         bell,
     });
-    let mut election = Election::begin(client, settings).await?;
-    let leading = async {
-        if !election.won(&end).await {
+    let election = Election::begin(client, settings, fence);
+    let lead = lead(engine, declared, intake, queues, changed, end.clone());
+    serve_and_lead(serving, election, Box::pin(lead), &metrics.leads, &end).await
+}
+
+/// Takes signals in, and does what a leader does from the moment that the Lease is won, until the end of either.
+async fn serve_and_lead(
+    serving: JoinHandle<Result<(), ServeError>>,
+    mut election: Election,
+    lead: impl Future<Output = ()> + Unpin,
+    leads: &Gauge,
+    end: &CancellationToken,
+) -> Result<(), OperatorError> {
+    let mut leading = Box::pin(async {
+        if !election.won(end).await {
             return Ok(());
         }
         tracing::info!("leads");
-        metrics.leads.set(1);
-        let lead = lead(engine, declared, intake, queues, changed, end.clone());
+        leads.set(1);
         tokio::select! {
             () = lead => Ok(()),
             () = election.lost() => if end.is_cancelled() { Ok(()) } else { Err(OperatorError::LeaseLost) },
         }
-    };
+    });
+    let mut over = None;
     let ended = tokio::select! {
         answered = serving => answered.map_err(OperatorError::BrokeOff)?.map_err(OperatorError::from),
-        led = leading => led,
+        ended = &mut leading => { over = Some(()); ended }
     };
     end.cancel();
+    // Effects that are under way come to their end before another replica leads.
+    if over.is_none() && tokio::time::timeout(HAND_OVER, &mut leading).await.is_err() {
+        tracing::warn!("what was under way is left to the next leader");
+    }
+    drop(leading);
+    leads.set(0);
     election.resign().await;
     ended
 }

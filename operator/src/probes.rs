@@ -54,7 +54,8 @@ async fn readyz(State(probed): State<Probed>) -> impl IntoResponse {
         let message = "the copies of what is in the cluster are not complete yet\n".to_owned();
         return (StatusCode::SERVICE_UNAVAILABLE, message);
     }
-    let Some((backlog, trouble)) = probed.backlog.and_then(|backlog| backlog.trouble().map(|trouble| (backlog, trouble)))
+    let Some((backlog, trouble)) =
+        probed.backlog.and_then(|backlog| backlog.trouble().map(|trouble| (backlog, trouble)))
     else {
         return (StatusCode::OK, "ok\n".to_owned());
     };

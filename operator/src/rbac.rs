@@ -185,7 +185,7 @@ pub const OWN: &[Need] = &[
         &["create"],
         "the election of the leader; RBAC can't name what isn't there yet",
     ),
-    own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "patch"], "the election of the leader"),
+    own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "list", "patch", "watch"], "the election of the leader"),
     own("", &["secrets"], &[], FOLLOW, "tokens of Sources, and whether the Secrets of ClusterChannels are there"),
     Need {
         group: "",

@@ -22,7 +22,7 @@ pub struct Command {
 pub enum Task {
     /// Run the controller: in a cluster, or outside of one with KUBECONFIG.
     #[command(after_help = EXAMPLES)]
-    Operator(Settings),
+    Operator(Box<Settings>),
     /// Sever the connections of a pod, on its node: what the Job of a severConnections step runs.
     #[cfg(target_os = "linux")]
     Sever(quell_sever::Arguments),
@@ -73,7 +73,7 @@ pub struct Settings {
     #[arg(long, env = "QUELL_IDENTITY")]
     pub identity: Option<String>,
     /// Seconds after which another replica takes over from a leader that is silent
-    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
+    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=300))]
     pub lease_seconds: u64,
     /// The cluster's network plugin, such as calico, cilium or none; by default it is told by the DaemonSets that are there
     #[arg(long, env = "QUELL_NETWORK_PLUGIN", value_parser = network_plugin)]

@@ -34,6 +34,7 @@ use quell_playbooks::compile::CompiledStep;
 use thiserror::Error;
 
 use crate::caches::Caches;
+use crate::fence::Fence;
 use crate::identity::Identities;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -58,6 +59,8 @@ pub struct Engine {
     pub http: reqwest::Client,
     /// Carries notifications.
     pub courier: Arc<Courier>,
+    /// Open while this replica leads.
+    pub fence: Fence,
     /// Runs that are under way.
     pub runs: Runs,
     /// Lets effects through, or holds them.
@@ -79,6 +82,9 @@ pub enum EngineError {
         /// What it said.
         source: Box<kube::Error>,
     },
+    /// This replica may lead no longer.
+    #[error("nothing is done: this replica's Lease is over, and another may lead by now")]
+    NotLeading,
     /// No client for the playbook's identity.
     #[error("no client for the service account of the playbook: {0}")]
     Identity(Box<kube::Error>),

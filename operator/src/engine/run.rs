@@ -219,6 +219,10 @@ async fn effects(
     if work.is_empty() {
         return Ok(());
     }
+    // Writes to the cluster pass the fence themselves; what leaves the cluster has no other.
+    if engine.fence.is_closed() {
+        return Err(EngineError::NotLeading);
+    }
     let namespace = run.namespace().unwrap_or_default();
     let client =
         engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;

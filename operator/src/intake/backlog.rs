@@ -1,7 +1,6 @@
 //! Findings that the API server did not take at once: on disk, until they are delivered.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::process_name;
 use crate::metrics::{FaultLabels, Metrics};
 use crate::settings::Settings;
 
@@ -389,11 +389,3 @@ impl Backlog {
 fn report(finding: &Finding) -> String {
     finding.annotations().get(names::REPORT).cloned().unwrap_or_default()
 }
-
-/// A name that no other process has had: the standard library seeds its hashes with 128 random bits.
-pub(super) fn process_name() -> String {
-    let mut hash = RandomState::new().build_hasher();
-    hash.write_u32(std::process::id());
-    format!("{:016x}", hash.finish())
-}
-

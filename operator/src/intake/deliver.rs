@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt as _;
 use kube::runtime::events::{Event, EventType, Recorder};
-use k8s_openapi::api::core::v1::ObjectReference;
 use tokio_util::sync::CancellationToken;
 
-use crate::intake::backlog::{Backlog, Trouble, Waiting};
 use crate::intake::Intake;
+use crate::intake::backlog::{Backlog, Trouble, Waiting};
 use crate::metrics::Metrics;
 
 /// After a failure delivery is tried again after this, doubled each time.
@@ -130,7 +130,11 @@ pub async fn tell(backlog: Arc<Backlog>, recorder: Recorder, about: ObjectRefere
         let event = match &trouble {
             Some(Trouble { message: trouble, .. }) => {
                 tracing::error!(trouble, "signals can't be kept while the API server doesn't take them");
-                Some(event(EventType::Warning, "SpoolFailed", format!("{trouble}; a signal that the API server doesn't take is answered with 503 until then")))
+                Some(event(
+                    EventType::Warning,
+                    "SpoolFailed",
+                    format!("{trouble}; a signal that the API server doesn't take is answered with 503 until then"),
+                ))
             }
             None if told => {
                 tracing::info!("signals can be kept again");
@@ -174,4 +178,3 @@ pub fn may_be_taken_later(error: &kube::Error) -> bool {
         _ => true,
     }
 }
-

@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::intake::backlog::{Waiting, process_name};
+use crate::identity::process_name;
+use crate::intake::backlog::Waiting;
 use crate::intake::deliver::may_be_taken_later;
 use crate::intake::{IntakeError, LONGEST_STORE};
 use crate::lanes::Lanes;

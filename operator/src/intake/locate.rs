@@ -89,7 +89,11 @@ async fn find_pod(caches: &Caches, client: &Client, namespace: &str, name: &str)
             None
         }
         Err(_) => {
-            tracing::warn!(namespace, pod = name, "the pod of a signal could not be looked up: the API server doesn't answer");
+            tracing::warn!(
+                namespace,
+                pod = name,
+                "the pod of a signal could not be looked up: the API server doesn't answer"
+            );
             None
         }
     }

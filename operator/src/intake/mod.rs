@@ -168,9 +168,9 @@ impl Intake {
 
     async fn findings(&self, source: &str, signals: &[Signal]) -> Vec<Finding> {
         let places = join_all(signals.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
-        let placed = signals.iter().zip(places);
-        let placed = placed.flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)));
-        placed.map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace)).collect()
+        let all = signals.iter().zip(places);
+        let all = all.flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)));
+        all.map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace)).collect()
     }
 
     /// The API server first; the disk where it doesn't take the Finding, or not soon, or where others of the same Source wait already.
@@ -186,7 +186,11 @@ impl Intake {
             }
             return match backlog.keep(&finding).await {
                 Ok(()) => Ok(spooled(&finding)),
-                Err(kept) => self.store(finding, Again::IsARepeat).await.map_err(|stored| not_kept(stored, kept)),
+                Err(kept) => {
+                    let stored = self.store(finding, Again::IsARepeat).await;
+                    backlog.answered(!matches!(&stored, Err(error) if error.is_transient()));
+                    stored.map_err(|stored| not_kept(stored, kept))
+                }
             };
         }
         // A task of its own: it goes on when the sender has its answer.
@@ -351,12 +355,7 @@ fn finished(
 }
 
 /// The sender had its answer from the disk before the API server gave one.
-fn settle_beside(
-    backlog: &Backlog,
-    finding: &Finding,
-    sequence: Sequence,
-    stored: Result<Accepted, IntakeError>,
-) {
+fn settle_beside(backlog: &Backlog, finding: &Finding, sequence: Sequence, stored: Result<Accepted, IntakeError>) {
     match stored {
         Ok(_) => backlog.stored(finding, sequence),
         Err(error) if error.is_transient() => {

@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
-use quell_tests::operator::NAMESPACE;
 use quell_tests::fixtures::{PodCarrier as _, pod};
+use quell_tests::operator::NAMESPACE;
 use quell_tests::{Gate, Way, wait};
-use serde_json::json;
+use serde_json::Value;
 
 use crate::support::{Bed, DEADLINE, alert, metric, metric_is, spooled};
 
@@ -31,7 +31,16 @@ async fn signals_outlive_the_api_server_and_the_operator_and_none_is_counted_twi
     gate.set(Way::Open);
     let second = bed.operator(&gate, &spool, &[]).await?;
     let expected: Vec<(String, i64)> = (0..=20)
-        .map(|pod| (format!("a{pod:02}"), match pod { 0 => 2, 1 => 4, _ => 1 }))
+        .map(|pod| {
+            (
+                format!("a{pod:02}"),
+                match pod {
+                    0 => 2,
+                    1 => 4,
+                    _ => 1,
+                },
+            )
+        })
         .collect();
     bed.counts_are(&expected).await?;
     metric_is(&second, "quell_spool_entries", 0.0).await?;
@@ -88,16 +97,22 @@ async fn a_full_spool_sends_senders_away_and_says_so() -> Result<()> {
     gate.set(Way::Shut);
     let mut taken = 0;
     let refused = loop {
-        let body = alert(bed.namespace.name(), &format!("p{taken}"), &json!({ "evt.args": "x".repeat(12_000) }));
+        let fields: serde_json::Map<String, Value> =
+            (0..16).map(|at| (format!("evt.arg.{at}"), Value::from("x".repeat(900)))).collect();
+        let body = alert(bed.namespace.name(), &format!("p{taken}"), &Value::from(fields));
         let answer = operator.post("falco", &body).await?;
         if answer.status != 200 {
             break answer;
         }
         taken += 1;
-        ensure!(taken < 200, "1 MiB holds no 200 of these");
+        ensure!(taken < 1000, "1 MiB holds no 1,000 of these");
     };
     assert_eq!((refused.status, refused.retry_after.as_deref()), (503, Some("5")), "{}", refused.body);
-    assert!(refused.body["message"].as_str().is_some_and(|message| message.contains("the spool is full")), "{}", refused.body);
+    assert!(
+        refused.body["message"].as_str().is_some_and(|message| message.contains("the spool is full")),
+        "{}",
+        refused.body
+    );
     assert!(metric(&operator, "quell_spool_failures_total{fault=\"limit\"}").await?.is_some_and(|count| count >= 1.0));
     let (status, said) = operator.readiness().await?;
     assert_eq!(status, 503, "{said}");

@@ -1,4 +1,5 @@
 //! What survives: signals while the API server is away, and the operator's own end.
 
 mod intake;
+mod leaders;
 mod support;

@@ -115,3 +115,10 @@ pub fn alert(namespace: &str, pod: &str, fields: &Value) -> Value {
     }
     alert
 }
+
+/// Sends a signal, such as `STOP`, to a process that a test has started.
+pub async fn signal(name: &str, process: u32) -> Result<()> {
+    let sent = tokio::process::Command::new("kill").args(["-s", name, &process.to_string()]).status().await?;
+    ensure!(sent.success(), "kill -s {name} {process}");
+    Ok(())
+}
