@@ -1,5 +1,6 @@
 //! The controller of Quell: signals in, Findings out, playbooks run.
 
+mod audit;
 mod caches;
 mod containment;
 mod declared;
@@ -8,6 +9,7 @@ mod expiry;
 mod fence;
 mod finalizers;
 mod guardrails;
+mod history;
 mod identity;
 mod intake;
 mod lanes;

@@ -89,6 +89,20 @@ pub struct Metrics {
     pub leads: Gauge,
     /// What waits on disk.
     pub spool: SpoolMetrics,
+    /// Lines of the audit trail that were taken.
+    pub audit_lines: Counter,
+    /// How often they were not.
+    pub audit_failures: Counter,
+    /// Lines that are lost.
+    pub audit_lost: Counter,
+    /// Records that were deleted, as their time was over.
+    pub history_deleted: Counter,
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
 }
 
 impl Default for Metrics {
@@ -109,7 +123,19 @@ impl Default for Metrics {
         );
         let leads = Gauge::default();
         registry.register("leader", "1 on the replica that leads, 0 on the others", leads.clone());
+        let audit_lines = counter(&mut registry, "audit_lines", "Lines of the audit trail that were taken");
+        let audit_failures = counter(&mut registry, "audit_failures", "How often the audit trail was not taken");
+        let audit_lost = counter(&mut registry, "audit_lost", "Lines of the audit trail that are lost");
+        let history_deleted = counter(
+            &mut registry,
+            "history_deleted",
+            "Findings and Remediations that were deleted as their time was over",
+        );
         Self {
+            audit_lines,
+            audit_failures,
+            audit_lost,
+            history_deleted,
             spool: SpoolMetrics::register(&mut registry),
             registry: Arc::new(registry),
             signals,

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Audit, AuditError};
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
 use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, drive};
@@ -25,6 +26,7 @@ use crate::expiry;
 use crate::fence::Fence;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
+use crate::history::{self, History};
 use crate::identity::{Identities, fenced};
 use crate::intake::{self, Backlog, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
@@ -71,6 +73,9 @@ pub enum OperatorError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// The audit trail can't begin.
+    #[error("--audit-sink: {0}")]
+    Audit(#[from] AuditError),
     /// Clients for the outside.
     #[error("calls to the outside: {0}")]
     Outside(String),
@@ -196,6 +201,7 @@ async fn run_until(
 
     let courier = Arc::new(courier(settings)?);
     let bell = Bell::new(courier.clone(), caches.clone());
+    let audit = Arc::new(Audit::begin(settings, &metrics, courier.http(), tasks, end.clone()).await?);
     let engine = Arc::new(Engine {
         client: leaders.clone(),
         identities: Identities::new(config, leaders, fence.clone()),
@@ -211,9 +217,10 @@ async fn run_until(
         permits: Permits::new(watched, held.clone()),
         held,
         bell,
+        audit,
     });
     let election = Election::begin(client, settings, fence);
-    let lead = lead(engine, declared, intake, queues, changed, end.clone());
+    let lead = lead(engine, declared, intake, queues, changed, History::of(settings), end.clone());
     serve_and_lead(serving, election, Box::pin(lead), &metrics.leads, &end).await
 }
 
@@ -294,6 +301,7 @@ async fn lead(
     intake: Arc<Intake>,
     queues: Queues,
     changed: Arc<Changed>,
+    history: History,
     end: CancellationToken,
 ) {
     let caches = engine.caches.clone();
@@ -325,6 +333,14 @@ async fn lead(
             caches.clone(),
             engine.recorder.clone(),
             &changed.image_blocks,
+            end.clone()
+        ),
+        history::keep(
+            engine.client.clone(),
+            caches.clone(),
+            engine.lanes.clone(),
+            engine.metrics.clone(),
+            history,
             end.clone()
         ),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),

@@ -139,14 +139,14 @@ pub const OWN: &[Need] = &[
     cluster(
         "quell.dev",
         &["findings"],
-        &["create", "get", "list", "watch"],
-        "stores what is reported, and counts repeats",
+        &["create", "delete", "get", "list", "watch"],
+        "stores what is reported, counts repeats, and deletes what has been done with for long enough",
     ),
     cluster(
         "quell.dev",
         &["remediations"],
-        &["create", "list", "watch"],
-        "begins runs, and takes them up after a restart",
+        &["create", "delete", "list", "watch"],
+        "begins runs, takes them up after a restart, and deletes those that have been over for long enough",
     ),
     cluster(
         "quell.dev",

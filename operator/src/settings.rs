@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quell_actions::Severing;
 use quell_playbooks::contained::Network;
 
+use crate::audit::Destination;
+
 /// Turns security findings into finished, proven, reversible remediation.
 #[derive(Debug, Parser)]
 #[command(name = "quell", version, propagate_version = true, max_term_width = 100)]
@@ -81,6 +83,21 @@ pub struct Settings {
     /// Certificates (PEM) that channels and builders are trusted by, beside those of the system
     #[arg(long, env = "QUELL_EXTRA_CA")]
     pub extra_ca: Option<PathBuf>,
+    /// Where the audit trail goes: stdout, file:/a/path of this replica alone, or https://… for POSTs of JSON lines; nowhere by default
+    #[arg(long, env = "QUELL_AUDIT_SINK", value_name = "stdout|file:PATH|URL")]
+    pub audit_sink: Option<Destination>,
+    /// The file of the audit trail is begun anew beyond this, in bytes; the old one stays, with the number of its last line as its ending
+    #[arg(long, env = "QUELL_AUDIT_FILE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1 << 16..))]
+    pub audit_file_bytes: u64,
+    /// A file with the bearer token that the receiver of the audit trail wants
+    #[arg(long, env = "QUELL_AUDIT_TOKEN_FILE")]
+    pub audit_token_file: Option<PathBuf>,
+    /// How long Findings and Remediations are kept after they are done with, such as 720h; 0s for ever
+    #[arg(long, env = "QUELL_HISTORY_TTL", default_value = "720h", value_parser = duration)]
+    pub history_ttl: Duration,
+    /// How many Findings that are done with are kept; beyond that the oldest go
+    #[arg(long, env = "QUELL_HISTORY_LIMIT", default_value_t = 10_000)]
+    pub history_limit: usize,
     /// Image of the Jobs that sever connections, Quell's own; without one, severConnections is refused
     #[arg(long, env = "QUELL_SEVER_IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub sever_image: Option<String>,
@@ -102,6 +119,11 @@ impl Settings {
         let image = self.sever_image.clone()?;
         Some(Severing { image, namespace: self.sever_namespace.clone() })
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Option<kube::core::Duration> = text.parse().ok().filter(|_| !text.starts_with('-'));
+    parsed.map(Duration::from).ok_or_else(|| "a duration is written as 30s, 10m or 720h".to_owned())
 }
 
 fn network_plugin(name: &str) -> Result<String, String> {

@@ -5,6 +5,7 @@ use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
 use quell_actions::quarantine::{self, Kept};
 use quell_actions::{Mark, Writer};
+use quell_audit::{Entry, Event};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition};
 use quell_crds::v1alpha1::step::Notify;
 use quell_crds::v1alpha1::{Intent, Remediation, RemediationStatus, StepKind};
@@ -63,6 +64,14 @@ pub async fn keep(
     Ok(again)
 }
 
+async fn audit(engine: &Engine, run: &Remediation, step: &str, reason: Reason, message: &str) {
+    if engine.audit.is_on() {
+        let (event, step, reason) = (Event::Kept, step.to_owned(), reason.to_string());
+        let entry = Entry { event, step, reason, message: message.to_owned(), ..quell_audit::about(run, Utc::now()) };
+        engine.audit.write(vec![entry]).await;
+    }
+}
+
 /// None after the first time, then a second, doubled each time.
 fn wait(times: usize) -> Duration {
     let exponent = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
@@ -108,6 +117,7 @@ async fn put_back(
             tracing::warn!(%namespace, remediation = run.name_any(), %pod, %reason, message, "quarantine");
             let event = told::event(EventType::Warning, &reason.to_string(), "Kept", &message);
             told::publish(engine, run, live.finding.as_ref(), event).await;
+            audit(engine, run, &mark.step, reason, &message).await;
             if times == 1 || times == CONTESTED {
                 notify(&stage, quarantine.step, &mark, &message).await;
             }

@@ -33,6 +33,7 @@ use quell_playbooks::cel::Scope;
 use quell_playbooks::compile::CompiledStep;
 use thiserror::Error;
 
+use crate::audit::Audit;
 use crate::caches::Caches;
 use crate::fence::Fence;
 use crate::identity::Identities;
@@ -69,6 +70,8 @@ pub struct Engine {
     pub held: Arc<HeldRuns>,
     /// Tells the channels of guardrails.
     pub bell: Arc<Bell>,
+    /// Tells of what is done.
+    pub audit: Arc<Audit>,
 }
 
 /// Why a pass could not come to its end; it is made again.
@@ -118,6 +121,8 @@ pub struct Live {
     pub status: Option<RemediationStatus>,
     /// The status as it was last written.
     pub written: Option<RemediationStatus>,
+    /// The status as it was last told to the audit trail.
+    pub audited: Option<RemediationStatus>,
     /// The last write failed: what is known here is not durable.
     pub behind: bool,
     /// The Finding as it was last seen: a run goes on when its Finding is deleted.

@@ -323,12 +323,23 @@ async fn report(
         return Ok(());
     }
     live.behind = true;
+    audit(engine, live, run, status).await;
     status::write_run(engine, run, status).await?;
     live.behind = false;
     let before = live.written.replace(status.clone()).unwrap_or_default();
     told::changes(engine, run, live.finding.as_ref(), &live.steps, &before, status).await;
     held::tell(engine, run, live.finding.as_ref(), &before, status);
     Ok(())
+}
+
+/// Told before it is recorded: a crash in between tells of it twice, and never leaves it out.
+async fn audit(engine: &Engine, live: &mut Live, run: &Remediation, status: &RemediationStatus) {
+    if !engine.audit.is_on() {
+        return;
+    }
+    let told = live.audited.as_ref().or(live.written.as_ref()).cloned().unwrap_or_default();
+    engine.audit.write(quell_audit::changes(run, &run.spec.steps, &told, status, Utc::now())).await;
+    live.audited = Some(status.clone());
 }
 
 fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look {

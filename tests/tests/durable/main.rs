@@ -2,4 +2,5 @@
 
 mod intake;
 mod leaders;
+mod records;
 mod support;
