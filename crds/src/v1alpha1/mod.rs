@@ -18,8 +18,8 @@ pub use channel::{
 };
 pub use duration::Duration;
 pub use finding::{
-    Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
-    VulnerabilityCounts, Workload,
+    Category, Counted, Finding, FindingSpec, FindingState, FindingStatus, MOST_COUNTED, RunReference, Target,
+    Vulnerability, VulnerabilityCounts, Workload,
 };
 pub use guardrail::{
     Day, Disruption, Freeze, Guardrail, GuardrailSpec, GuardrailStatus, LastReadyReplica, Limit, LimitPer, Once,

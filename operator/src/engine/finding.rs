@@ -58,7 +58,9 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
         let name = run_name(engine, compiled, finding);
         let known = |run: &RunReference| run.name == name;
         let recorded = finding.status.as_ref().is_some_and(|status| status.remediations.iter().any(known));
-        if recorded || selection.runs.iter().any(|run| run.name_any() == name) {
+        // Whatever its name: that is by how many runs there were before, of which some may have been deleted since.
+        let begun = |run: &Arc<Remediation>| run.name_any() == name || run.spec.playbook.uid == compiled.reference.uid;
+        if recorded || selection.runs.iter().any(begun) {
             taken.extend(of_group(compiled.reference.kind, &compiled.settings));
             continue;
         }

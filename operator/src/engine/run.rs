@@ -274,6 +274,10 @@ async fn effects(
     if work.is_empty() {
         return Ok(());
     }
+    // Writes to the cluster pass the fence themselves; what leaves the cluster has no other.
+    if engine.fence.is_closed() {
+        return Err(EngineError::NotLeading);
+    }
     let namespace = run.namespace().unwrap_or_default();
     let client =
         engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
@@ -379,12 +383,23 @@ pub(super) async fn report(
         return Ok(());
     }
     live.behind = true;
+    audit(engine, live, run, status).await;
     status::write_run(engine, run, status).await?;
     live.behind = false;
     let before = live.written.replace(status.clone()).unwrap_or_default();
     told::changes(engine, run, live.finding.as_ref(), &live.steps, &before, status).await;
     held::tell(engine, run, live.finding.as_ref(), &before, status);
     Ok(())
+}
+
+/// Told before it is recorded: a crash in between tells of it twice, and never leaves it out.
+async fn audit(engine: &Engine, live: &mut Live, run: &Remediation, status: &RemediationStatus) {
+    if !engine.audit.is_on() {
+        return;
+    }
+    let told = live.audited.as_ref().or(live.written.as_ref()).cloned().unwrap_or_default();
+    engine.audit.write(quell_audit::changes(run, &run.spec.steps, &told, status, Utc::now())).await;
+    live.audited = Some(status.clone());
 }
 
 fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look {

@@ -134,6 +134,7 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
         state: Some(state),
         count: before.count,
         last_seen: before.last_seen,
+        counted: before.counted.clone(),
         playbook: match names.as_slice() {
             [] => String::new(),
             [one] => (*one).to_owned(),

@@ -80,6 +80,11 @@ pub enum Command {
         #[command(subcommand)]
         command: SourceCommand,
     },
+    /// Work on the audit trail
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print the version of this program
     #[command(after_help = "Examples:\n  kubectl quell version")]
     Version,
@@ -90,6 +95,31 @@ pub enum SourceCommand {
     /// Print the findings that a tool's output would make; needs no cluster
     #[command(after_help = SOURCE_TEST)]
     Test(SourceTest),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Say whether an audit trail is what Quell wrote, and where it isn't; needs no cluster
+    #[command(after_help = AUDIT_VERIFY)]
+    Verify(AuditVerify),
+}
+
+const AUDIT_VERIFY: &str = "\
+Lines that were changed, removed, reordered or replaced are named on standard error, with exit code 1. That the end is missing can \
+only be told by a head from elsewhere: Quell's log has it, as CHAIN:NUMBER:HASH.
+
+Examples:
+  kubectl quell audit verify audit.jsonl*
+  kubectl quell audit verify --head quell-0:4711:9f86d0… audit.jsonl";
+
+#[derive(Args, Clone, Debug)]
+pub struct AuditVerify {
+    /// The last line of a chain, as it is known from elsewhere; can be given several times
+    #[arg(long, value_name = "CHAIN:NUMBER:HASH")]
+    pub head: Vec<quell_audit::Head>,
+    /// Files of the trail, all that there are of it
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 const GET: &str = "\

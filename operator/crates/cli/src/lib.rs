@@ -2,6 +2,7 @@
 //!
 //! Everything is in the library, so that tests run the commands as they are; what a command prints goes through [`Io`].
 
+mod audit;
 mod client;
 mod cluster;
 mod diff;
@@ -33,7 +34,7 @@ use quell_crds::v1alpha1::Intent;
 
 pub use error::CliError;
 
-use crate::flags::{Command, Flags, SourceCommand};
+use crate::flags::{AuditCommand, Command, Flags, SourceCommand};
 
 /// What a command reads and writes.
 pub struct Io {
@@ -110,6 +111,7 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Stop(of) => stop::stop(&of, &connect, io).await,
         Command::Go => stop::go(&connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
+        Command::Audit { command: AuditCommand::Verify(of) } => audit::run(&of, io),
         Command::Version => {
             writeln!(io.out, "kubectl-quell {}", env!("CARGO_PKG_VERSION")).map_err(CliError::Output)?;
             Ok(Exit::Ok)
