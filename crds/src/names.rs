@@ -29,6 +29,9 @@ pub const OTHERS: &str = "quell.dev/others";
 pub const HELD_BACK: &str = "quell.dev/held-back";
 /// Annotation: the Finding, as `namespace/name`, on account of which the object was written.
 pub const FINDING: &str = "quell.dev/finding";
+/// Annotation of a playbook, and of a Finding that was written by hand: who wrote it. The API server takes no other name than that of
+/// whoever writes it.
+pub const AUTHOR: &str = "quell.dev/author";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 
@@ -89,6 +92,12 @@ pub fn finding(tool: &str, fingerprint: &str) -> String {
 #[must_use]
 pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: usize) -> String {
     with_hash(playbook, &[playbook_uid, finding, &before.to_string()])
+}
+
+/// The name of a user's decision on a gate: deciding twice on the same is the same object.
+#[must_use]
+pub fn approval(remediation: &str, remediation_uid: &str, step: &str, digest: &str, user: &str) -> String {
+    with_hash(remediation, &[remediation_uid, step, digest, user])
 }
 
 /// The name of an object that a step creates, the same for each try.

@@ -56,6 +56,12 @@ pub enum Command {
     /// Undo what the runs for a finding did
     #[command(after_help = UNDO)]
     Undo(Undo),
+    /// Approve what a run waits for
+    #[command(after_help = APPROVE)]
+    Approve(Approve),
+    /// Deny what a run waits for
+    #[command(after_help = APPROVE)]
+    Deny(Approve),
     /// Begin no further step of a run until it is resumed
     #[command(after_help = PAUSE)]
     Pause(Steer),
@@ -200,6 +206,28 @@ pub struct Undo {
     /// How long to wait
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+const APPROVE: &str = "\
+The decision is yours, by the name that the API server knows you by, and binds to what is asked now: the step with its parameters. \
+One denial is enough.
+
+Examples:
+  kubectl quell approve falco-0a1b2c3d4e                            the one thing that waits
+  kubectl quell approve remediation/contain-5f6g7h8i9j roll-back    one step of one run
+  kubectl quell deny remediation/contain-5f6g7h8i9j roll-back --reason 'a release is under way'";
+
+/// A decision.
+#[derive(Args, Clone, Debug)]
+pub struct Approve {
+    /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
+    #[arg(value_name = "FINDING|remediation/NAME")]
+    pub what: String,
+    /// The step, where several wait
+    pub step: Option<String>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub reason: String,
 }
 
 const PAUSE: &str = "\
