@@ -24,6 +24,8 @@ pub enum ConditionType {
     Remediated,
     /// The run has ended, well or not.
     Complete,
+    /// Somebody must approve before the run goes on.
+    AwaitingApproval,
     /// A guardrail holds a step of the run.
     Held,
 }
@@ -104,6 +106,14 @@ pub enum Reason {
     Paused,
     /// Somebody stopped the run.
     Cancelled,
+    /// Somebody must approve first.
+    ApprovalAsked,
+    /// What was asked has been approved.
+    Approved,
+    /// Somebody has denied it.
+    ApprovalDenied,
+    /// It was not approved in time.
+    ApprovalExpired,
     /// Another run changes the same object, and goes first.
     ObjectBusy,
     /// The playbook has what was done undone after a time, and that is over.

@@ -22,6 +22,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         v1alpha1::Playbook::crd(),
         v1alpha1::ClusterPlaybook::crd(),
         v1alpha1::Remediation::crd(),
+        v1alpha1::Approval::crd(),
         v1alpha1::Channel::crd(),
         v1alpha1::ClusterChannel::crd(),
         v1alpha1::Source::crd(),

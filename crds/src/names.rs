@@ -33,6 +33,9 @@ pub const FINDING: &str = "quell.dev/finding";
 pub const PROBE: &str = "quell.dev/probe";
 /// Annotation of a Finding: which report made it. By it that report, delivered again after a crash, is known not to be a repeat.
 pub const REPORT: &str = "quell.dev/report";
+/// Annotation of a playbook, and of a Finding that was written by hand: who wrote it. The API server takes no other name than that of
+/// whoever writes it.
+pub const AUTHOR: &str = "quell.dev/author";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 
@@ -93,6 +96,12 @@ pub fn finding(tool: &str, fingerprint: &str) -> String {
 #[must_use]
 pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: usize) -> String {
     with_hash(playbook, &[playbook_uid, finding, &before.to_string()])
+}
+
+/// The name of a user's decision on a gate: deciding twice on the same is the same object.
+#[must_use]
+pub fn approval(remediation: &str, remediation_uid: &str, step: &str, digest: &str, user: &str) -> String {
+    with_hash(remediation, &[remediation_uid, step, digest, user])
 }
 
 /// The name of an object that a step creates, the same for each try.

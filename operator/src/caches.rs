@@ -22,12 +22,13 @@ use kube::{Client, ResourceExt as _};
 use quell_actions::{Probing, Severing, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Channel, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, Remediation, Source,
+    Approval, Channel, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, Remediation, Source,
 };
 use quell_playbooks::contained::Network;
 
 use crate::caches::notices::{
-    RunsByFinding, finding_changed, namespace_changed, pod_changed, policy_changed, remediation_changed, tell, tell_run,
+    RunsByFinding, approval_changed, finding_changed, namespace_changed, pod_changed, policy_changed,
+    remediation_changed, tell, tell_run,
 };
 use crate::caches::trim::{trim_namespace, trim_node, trim_owner, trim_pod, trim_policy};
 use crate::containment::Containment;
@@ -61,6 +62,8 @@ pub struct Caches {
     pub sources: Store<Source>,
     /// ImageBlocks. A cluster may lack the kind still; nothing waits for them.
     pub image_blocks: Store<ImageBlock>,
+    /// Approvals.
+    pub approvals: Store<Approval>,
     /// Secrets of Quell's own namespace.
     pub secrets: Store<Secret>,
     _marked: Marked,
@@ -124,6 +127,10 @@ impl Caches {
             cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
             image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
+            approvals: mirrors.keep(Api::<Approval>::all(client.clone()), all.clone(), |_| {}, {
+                let notices = notices.clone();
+                move |change| approval_changed(&notices, &change)
+            }),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {
@@ -187,6 +194,7 @@ impl Caches {
             self.cluster_channels.wait_until_ready(),
             self.sources.wait_until_ready(),
             self.secrets.wait_until_ready(),
+            self.approvals.wait_until_ready(),
             self.network_policies.wait_until_ready(),
         )?;
         Ok(())

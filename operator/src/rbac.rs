@@ -153,9 +153,9 @@ pub const OWN: &[Need] = &[
     ),
     cluster(
         "quell.dev",
-        &["channels", "clusterchannels", "clusterplaybooks", "guardrails", "playbooks", "sources"],
+        &["approvals", "channels", "clusterchannels", "clusterplaybooks", "guardrails", "playbooks", "sources"],
         FOLLOW,
-        "what people declare",
+        "what people declare and decide",
     ),
     cluster(
         "quell.dev",
@@ -295,7 +295,7 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
     together.into_iter().map(rule).collect()
 }
 
-const NAMESPACED: &[&str] = &["channels", "findings", "playbooks", "remediations"];
+const NAMESPACED: &[&str] = &["approvals", "channels", "findings", "playbooks", "remediations"];
 const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "guardrails", "imageblocks", "sources"];
 
 /// What whoever may `view` a namespace may do with Quell's objects.
@@ -318,6 +318,19 @@ pub fn for_editors() -> Vec<Rule> {
             &["patch", "update"],
             "pausing, cancelling and undoing: nothing but `intent` and `undoSteps` can be changed",
         ),
+    ]
+}
+
+/// What whoever may approve has: a right of its own, which neither `edit` nor `admin` of a namespace includes.
+#[must_use]
+pub fn for_approvers() -> Vec<Rule> {
+    vec![
+        people(
+            strings(&["approvals"]),
+            &["create", "delete", "get", "list", "watch"],
+            "deciding on what runs wait for; who decided is checked by the API server, and a decision can't be changed",
+        ),
+        people(strings(&["findings", "remediations"]), READ, "what is asked, and why"),
     ]
 }
 

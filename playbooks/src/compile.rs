@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::Selector as LabelMatcher;
 use quell_crds::conditions::Reason;
+use quell_crds::names::AUTHOR;
 use quell_crds::time;
+use quell_crds::v1alpha1::step::ChannelReference;
 use quell_crds::v1alpha1::{
-    ClusterPlaybook, Match, NamespaceNames, OnFailure, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus,
-    RunSettings, Selector, SelectorOperator, Step, StepKind,
+    ApprovalGate, ClusterPlaybook, Match, NamespaceNames, OnFailure, Playbook, PlaybookKind, PlaybookReference,
+    PlaybookStatus, RunSettings, Selector, SelectorOperator, Step, StepKind,
 };
 use thiserror::Error;
 
@@ -17,6 +19,7 @@ use crate::cel::{Expression, Names};
 use crate::facts::{MATCH_VARIABLES, STEP_VARIABLES};
 use crate::kind::traits;
 use crate::parameters;
+use crate::template::Template;
 
 /// A playbook of either kind, as it was written.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct Draft {
     pub steps: Vec<Step>,
     /// How its runs go.
     pub settings: RunSettings,
+    /// Who wrote it, where the API server was told.
+    pub author: Option<String>,
     /// Since when it is as it is now; Findings last reported before are left alone.
     pub effective_since: DateTime<Utc>,
 }
@@ -68,6 +73,7 @@ impl Draft {
             namespaces: NamespaceNames::default(),
             steps: playbook.spec.steps.clone(),
             settings: playbook.spec.settings.clone(),
+            author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -89,6 +95,7 @@ impl Draft {
             namespaces: playbook.spec.namespaces.clone().unwrap_or_default(),
             steps: playbook.spec.steps.clone(),
             settings: playbook.spec.settings.clone(),
+            author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -118,6 +125,8 @@ pub struct Compiled {
     pub steps: Vec<CompiledStep>,
     /// How its runs go.
     pub settings: RunSettings,
+    /// Who wrote it, where the API server was told.
+    pub author: Option<String>,
     /// Since when it is as it is now.
     pub effective_since: DateTime<Utc>,
 }
@@ -160,8 +169,16 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
     let steps = compile_steps(&draft.steps, &draft.settings.finally)?;
     for (list, steps) in [("steps", &draft.steps), ("finally", &draft.settings.finally)] {
         for (i, step) in steps.iter().enumerate() {
-            check_channels(step, &format!("spec.{list}[{i}]"), draft.reference.kind, channels)?;
+            let at = format!("spec.{list}[{i}]");
+            check_channels(step, &at, draft.reference.kind, channels)?;
+            if let Some(gate) = &step.approval {
+                known_channels(&gate.channels, &format!("{at}.approval"), draft.reference.kind, channels)?;
+            }
         }
+    }
+    if let Some(gate) = &draft.settings.approval {
+        known_channels(&gate.channels, "spec.approval", draft.reference.kind, channels)?;
+        check_reason(gate, &Names::of(STEP_VARIABLES), "spec.approval")?;
     }
     Ok(Compiled {
         reference: draft.reference.clone(),
@@ -173,6 +190,7 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         when,
         steps,
         settings: draft.settings.clone(),
+        author: draft.author.clone(),
         effective_since: draft.effective_since,
     })
 }
@@ -264,6 +282,9 @@ fn compile_step(among: &Among<'_>, index: usize) -> Result<CompiledStep, Problem
         at: at(&field),
         message,
     })?;
+    if let Some(gate) = &step.approval {
+        check_reason(gate, &names, &at("approval"))?;
+    }
     Ok(CompiledStep { step: step.clone(), when, after, names, finally: false })
 }
 
@@ -287,7 +308,24 @@ fn ancestors(steps: &[Step], after: &[usize]) -> BTreeSet<usize> {
 
 fn check_channels(step: &Step, at: &str, kind: PlaybookKind, known: &BTreeSet<String>) -> Result<(), Problem> {
     let StepKind::Notify(notify) = &step.kind else { return Ok(()) };
-    for (i, channel) in notify.channels.iter().enumerate() {
+    known_channels(&notify.channels, &format!("{at}.notify"), kind, known)
+}
+
+fn check_reason(gate: &ApprovalGate, names: &Names, at: &str) -> Result<(), Problem> {
+    Template::compile(&gate.reason, names).map(|_| ()).map_err(|error| Problem {
+        reason: Reason::ExpressionInvalid,
+        at: format!("{at}.reason"),
+        message: error.to_string(),
+    })
+}
+
+fn known_channels(
+    channels: &[ChannelReference],
+    at: &str,
+    kind: PlaybookKind,
+    known: &BTreeSet<String>,
+) -> Result<(), Problem> {
+    for (i, channel) in channels.iter().enumerate() {
         if !known.contains(&channel.name) {
             let kind = match kind {
                 PlaybookKind::Playbook => "Channel in this namespace",
@@ -295,7 +333,7 @@ fn check_channels(step: &Step, at: &str, kind: PlaybookKind, known: &BTreeSet<St
             };
             return Err(Problem {
                 reason: Reason::ChannelUnknown,
-                at: format!("{at}.notify.channels[{i}]"),
+                at: format!("{at}.channels[{i}]"),
                 message: format!("there is no {kind} named `{}`", channel.name),
             });
         }

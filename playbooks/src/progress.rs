@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Receipt, Retry, Step, StepRecord, StepState};
+use quell_crds::v1alpha1::{GateRecord, Receipt, Retry, Step, StepRecord, StepState};
 
 use crate::guardrails::Hold;
 use crate::kind::traits;
@@ -89,14 +89,36 @@ const LONGEST_MESSAGE: usize = 2048;
 
 /// The record of a step that begins, or begins a further try. A try that is under way goes on as the same one.
 pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
-    let waits = matches!(record.state, StepState::Pending | StepState::Waiting | StepState::Retrying | StepState::Held);
-    if !waits {
+    let waited = matches!(record.state, StepState::Pending | StepState::AwaitingApproval | StepState::Waiting);
+    if !waited && !matches!(record.state, StepState::Retrying | StepState::Held) {
         return;
     }
     record.state = StepState::Running;
     record.attempts += 1;
     record.started_at.get_or_insert(now);
     record.next_at = None;
+}
+
+/// The step waits for an approval, or one was given: `open` in what was asked says which.
+pub fn ask(record: &mut StepRecord, gate: GateRecord, message: &str) {
+    record.state = StepState::AwaitingApproval;
+    record.reason = if gate.open { Reason::Approved } else { Reason::ApprovalAsked }.to_string();
+    record.message = shorten(message, LONGEST_MESSAGE);
+    record.next_at = None;
+    record.approval = Some(gate);
+}
+
+/// The approval is no longer what it was when the step was about to be done: it waits again, and nothing was done.
+pub fn not_approved(record: &mut StepRecord) {
+    record.attempts = (record.attempts - 1).max(0);
+    record.state = StepState::AwaitingApproval;
+    record.reason = Reason::ApprovalAsked.to_string();
+    "the approval was taken back, or is for something else, and nothing was done; waits for another"
+        .clone_into(&mut record.message);
+    record.next_at = None;
+    if let Some(gate) = &mut record.approval {
+        gate.open = false;
+    }
 }
 
 /// Another run goes first at the object that the step would change: it waits for its turn, and holds nothing while it does.

@@ -33,6 +33,12 @@ pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &
                 progress::fail(record, &step.step, *reason, message, now);
             }
         }
+        Decision::Ask { step: Some(step), record: gate, message } => {
+            if let Some(record) = status.steps.get_mut(*step) {
+                progress::ask(record, (**gate).clone(), message);
+            }
+        }
+        Decision::Ask { step: None, record, .. } => status.approval = Some((**record).clone()),
         Decision::LetGo { step, message } => {
             if let Some(record) = status.steps.get_mut(*step) {
                 progress::end(record, StepState::Cancelled, Reason::Cancelled, message, now);
@@ -52,7 +58,8 @@ pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &
     refresh(status);
 }
 
-/// Writes the names of the steps that are under way, or wait, into `currentStep`. To be called after the `settle` functions; [`apply`] does it
+/// Writes the names of the steps that are under way, or wait, into `currentStep`, and into `phase` whether nothing but an approval is waited
+/// for. To be called after the `settle` functions; [`apply`] does it
 /// itself.
 pub fn refresh(status: &mut RemediationStatus) {
     let under_way: Vec<String> = status
@@ -62,11 +69,26 @@ pub fn refresh(status: &mut RemediationStatus) {
             StepState::Running | StepState::Retrying | StepState::Reverting | StepState::Undoing => {
                 Some(record.name.clone())
             }
-            StepState::Waiting | StepState::Held => Some(format!("{} ({})", record.name, record.state)),
+            StepState::Waiting | StepState::AwaitingApproval | StepState::Held => {
+                Some(format!("{} ({})", record.name, record.state))
+            }
             _ => None,
         })
         .collect();
     status.current_step = under_way.join(", ");
+    if matches!(status.phase, Phase::Running | Phase::AwaitingApproval) {
+        let any = |wanted: &[StepState]| status.steps.iter().any(|record| wanted.contains(&record.state));
+        let begun = [
+            StepState::Running,
+            StepState::Retrying,
+            StepState::Held,
+            StepState::Reverting,
+            StepState::Undoing,
+            StepState::Waiting,
+        ];
+        let asks = status.approval.as_ref().is_some_and(|gate| !gate.open) || any(&[StepState::AwaitingApproval]);
+        status.phase = if asks && !any(&begun) { Phase::AwaitingApproval } else { Phase::Running };
+    }
 }
 
 /// The outcome becomes the phase; what was told of it stays. Where the steps went well and the end of the run didn't, that is the reason.

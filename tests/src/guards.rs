@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::names;
-use quell_crds::v1alpha1::{ImageBlock, ImageBlockSpec};
+use quell_crds::v1alpha1::{Approval, ImageBlock, ImageBlockSpec, Playbook};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{ControlPlane, TestNamespace, operator, wait};
 
 const FILES: &[&str] = &[
+    include_str!("../../charts/quell/files/guards/approvals.yaml"),
     include_str!("../../charts/quell/files/guards/images.yaml"),
     include_str!("../../charts/quell/files/guards/pods.yaml"),
     include_str!("../../charts/quell/files/guards/policies.yaml"),
@@ -174,8 +175,25 @@ async fn each_refuses(control_plane: &ControlPlane, guards: &Guards) -> Result<(
         Ok(Some(()))
     })
     .await?;
+    refused("approvals", &Api::namespaced(stranger.clone(), name), &forged_approval()?).await?;
+    refused("authors", &Api::namespaced(stranger.clone(), name), &forged_playbook()?).await?;
     blocks.delete(name, &DeleteParams::default()).await?;
     namespace.finish().await
+}
+
+/// An approval in the name of somebody else.
+fn forged_approval() -> Result<Approval> {
+    Ok(serde_json::from_value(json!({ "metadata": { "name": "forged" }, "spec": {
+        "remediation": { "name": "run", "uid": "uid" }, "digest": "0".repeat(64), "decision": "Approve", "user": "nobody",
+    } }))?)
+}
+
+/// A playbook that names another than who writes it.
+fn forged_playbook() -> Result<Playbook> {
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": "forged", "annotations": { names::AUTHOR: "nobody" } },
+        "spec": { "match": { "sources": ["nothing"] }, "steps": [{ "name": "wait", "wait": { "for": "1s" } }] },
+    }))?)
 }
 
 /// Until nobody may create the object on account of that guard; what was created before is taken away again.

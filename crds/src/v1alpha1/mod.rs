@@ -1,5 +1,6 @@
 //! Version `v1alpha1` of the API: one file for each kind, and one for each kind of step in [`step`].
 
+mod approval;
 mod channel;
 mod duration;
 mod finding;
@@ -12,6 +13,7 @@ mod severity;
 mod source;
 pub mod step;
 
+pub use approval::{Approval, ApprovalDecision, ApprovalGate, ApprovalSpec, ApprovedRun, GateRecord, OnExpiry};
 pub use channel::{
     Channel, ChannelKind, ChannelSpec, ChannelStatus, ClusterChannel, ClusterChannelSpec, Encryption, SecretKey, Slack,
     Smtp, Webhook,

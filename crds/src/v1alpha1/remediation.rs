@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{RunSettings, Step, Target, Workload};
+use super::{GateRecord, RunSettings, Step, Target, Workload};
 
 /// One run of one playbook for one Finding. Quell writes it; people read it, and pause, resume, cancel and undo it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ use super::{RunSettings, Step, Target, Workload};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload) && has(self.settings) == has(oldSelf.settings) && (!has(self.settings) || self.settings == oldSelf.settings)").message("a run can't be changed once it has begun; only intent and undoSteps can"))]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload) && has(self.settings) == has(oldSelf.settings) && (!has(self.settings) || self.settings == oldSelf.settings) && has(self.author) == has(oldSelf.author) && (!has(self.author) || self.author == oldSelf.author)").message("a run can't be changed once it has begun; only intent and undoSteps can"))]
 #[x_kube(validation = Rule::new("!has(self.undoSteps) || self.undoSteps.all(u, self.steps.exists(s, s.name == u))").message("undoSteps must name steps of this run"))]
 pub struct RemediationSpec {
     /// The Finding that it is for, in the same namespace.
@@ -55,6 +55,10 @@ pub struct RemediationSpec {
     /// What the playbook said of its runs, as it was at the start.
     #[serde(default, skip_serializing_if = "RunSettings::is_default")]
     pub settings: RunSettings,
+    /// Who wrote the playbook, as far as that is known: the API server has checked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub author: Option<String>,
     /// `Run`; `Pause`: no further step begins, and what has begun is seen through; `Cancel`: no further step begins, what has begun is let
     /// go of, and what was done stays; `Undo` to undo what the run did: what was done last is undone first, and what somebody else has
     /// changed since is left alone. `kubectl quell pause`, `resume`, `cancel` and `undo` set it.
@@ -146,6 +150,9 @@ pub struct RemediationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 40))]
     pub steps: Vec<StepRecord>,
+    /// What the approval of the whole run has asked, and who has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<GateRecord>,
     /// How the steps ended, once the steps of `finally` are under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Phase>,
@@ -170,7 +177,8 @@ pub struct RemediationStatus {
     /// What the channels of the `notify` steps were last told about a quarantine that stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
-    /// Conditions: `Complete`; `Held`, while a guardrail holds a step; and `Contained`, where a quarantine stands: `True` when nothing gets through, `False` with the paths that are
+    /// Conditions: `Complete`; `AwaitingApproval`, where one is asked for; `Held`, while a guardrail holds a step; and `Contained`, where a
+    /// quarantine stands: `True` when nothing gets through, `False` with the paths that are
     /// open, `Unknown` where it can't be told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
@@ -210,6 +218,8 @@ pub enum Phase {
     /// Steps are under way, or wait for their turn.
     #[default]
     Running,
+    /// Nothing is under way, for an approval is waited for.
+    AwaitingApproval,
     /// Nothing begins until the run is resumed.
     Paused,
     /// The steps are over; those of `finally` are under way.
@@ -287,6 +297,9 @@ pub struct StepRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 40))]
     pub outputs: BTreeMap<String, String>,
+    /// What its approval has asked, and who has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<GateRecord>,
     /// What was changed, and what was there before: what undo works from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
@@ -399,6 +412,8 @@ pub enum StepState {
     /// Its turn has not come.
     #[default]
     Pending,
+    /// Its turn has come, and it waits for an approval: see `approval`.
+    AwaitingApproval,
     /// Its turn has come, and it waits for another run that changes the same object.
     Waiting,
     /// It is under way.

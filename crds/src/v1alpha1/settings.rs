@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Step};
+use super::{ApprovalGate, Duration, Step};
 
 /// What a playbook says of its runs, beside their steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,9 @@ pub struct RunSettings {
     /// fails; `finally` is done then. Default: as long as its steps take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// What must be approved before any step is done. Default: nothing; a step may have an approval of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalGate>,
     /// When what a run did is undone by itself. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<UndoPolicy>,

@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use quell_actions::StandingPolicies;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Finding, FindingState, Remediation};
+use quell_crds::v1alpha1::{Approval, Finding, FindingState, Remediation};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::containment::Containment;
@@ -62,6 +62,13 @@ pub(super) fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     if let (Some(name), Some(namespace)) = (object.labels().get(names::REMEDIATION), elsewhere.or(object.namespace())) {
         notices.runs.send(ObjectRef::new(name).within(&namespace));
     }
+}
+
+/// A decision, or one that was taken back, is about a run.
+pub(super) fn approval_changed(notices: &Notices, change: &Change<Approval>) {
+    let (Change::There(approval) | Change::Gone(approval)) = change else { return };
+    let namespace = approval.namespace().unwrap_or_default();
+    notices.runs.send(ObjectRef::new(&approval.spec.remediation.name).within(&namespace));
 }
 
 /// A playbook may have a run undone once its Finding is resolved.

@@ -223,6 +223,7 @@ fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
             playbook: playbook.reference.clone(),
             steps: playbook.steps.iter().filter(|step| !step.finally).map(|step| step.step.clone()).collect(),
             settings: playbook.settings.clone(),
+            author: playbook.author.clone(),
             target: target(world),
             workload: world.workload.clone(),
             intent: Intent::Run,

@@ -2,6 +2,7 @@
 
 mod claims;
 mod finding;
+mod gates;
 mod held;
 mod kept;
 mod library;

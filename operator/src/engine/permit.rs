@@ -246,7 +246,12 @@ impl Counted {
 /// Whether what the step does is done, or may be.
 fn is_in_effect(record: &StepRecord) -> bool {
     match record.state {
-        StepState::Undone | StepState::Skipped | StepState::Pending | StepState::Waiting | StepState::Held => false,
+        StepState::Undone
+        | StepState::Skipped
+        | StepState::Pending
+        | StepState::AwaitingApproval
+        | StepState::Waiting
+        | StepState::Held => false,
         StepState::Failed | StepState::Cancelled => record.receipt.is_some(),
         _ => true,
     }

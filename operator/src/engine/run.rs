@@ -18,9 +18,10 @@ use quell_crds::v1alpha1::{
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
-use quell_playbooks::plan::{self, Asked, Decision, Run};
+use quell_playbooks::plan::{self, Asked, Decision, Run, gate};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, contention, progress, refresh};
 
+use crate::engine::gates::{self, Decisions};
 use crate::engine::queue::Look;
 use crate::engine::{Engine, EngineError, Live, Stage, held, kept, probed, status, told};
 
@@ -64,7 +65,8 @@ async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<
         let world = observe(engine, live, run);
         let scope = world.step_scope(&name, &run.spec.playbook.name, &status);
         let now = Utc::now();
-        let asked = asked(run, &world);
+        let decisions = Decisions::of(engine, run, &world.finding);
+        let asked = asked(run, &world, &decisions);
         let plan = plan::plan(Run { steps: &steps, status: &status, settings: &run.spec.settings, asked }, &scope, now);
         let (work, records): (Vec<_>, Vec<_>) =
             plan.decisions.into_iter().map(Work::from).partition(|one| matches!(one, Work::Effect { .. }));
@@ -100,18 +102,49 @@ async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<
         effects(engine, live, run, &steps, &world, &mut status, work).await?;
     };
     report(engine, live, run, &mut status).await?;
+    let tell_at = tell_of_gates(engine, live, run, &steps, &mut status).await?;
     let keep_at = kept::keep(engine, live, run, &mut status).await?;
     let probe_at = probed::go_on(engine, live, run, &mut status).await?;
     report(engine, live, run, &mut status).await?;
     let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
     let quiet = status.current_step.is_empty() && run.spec.intent != Intent::Undo;
     let over = status.phase.is_final() && recorded && quiet && probe_at.is_none();
-    Ok((next_look(earliest(earliest(wake_at, keep_at), probe_at), &status), over))
+    let wake_at = [wake_at, tell_at, keep_at, probe_at].into_iter().flatten().min();
+    Ok((next_look(wake_at, &status), over))
 }
 
-fn asked<'a>(run: &'a Remediation, world: &World) -> Asked<'a> {
+/// What is asked is durable by now: whoever is told finds it.
+async fn tell_of_gates(
+    engine: &Engine,
+    live: &mut Live,
+    run: &Remediation,
+    steps: &[CompiledStep],
+    status: &mut RemediationStatus,
+) -> Result<Option<DateTime<Utc>>, EngineError> {
+    if gates::all_told(status) {
+        return Ok(None);
+    }
+    let world = observe(engine, live, run);
+    let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
+    let namespace = run.namespace().unwrap_or_default();
+    let client =
+        engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
+    let writer = Writer::new(client);
+    let records = status.steps.clone();
+    let stage = Stage { engine, run, world: &world, scope: &scope, writer: &writer, steps, records: &records };
+    let again = Box::pin(gates::tell(&stage, status)).await;
+    report(engine, live, run, status).await?;
+    Ok(again)
+}
+
+fn asked<'a>(run: &'a Remediation, world: &World, decisions: &'a Decisions) -> Asked<'a> {
     let state = world.finding.status.as_ref().and_then(|status| status.state);
-    Asked { intent: run.spec.intent, undo_steps: &run.spec.undo_steps, resolved: state == Some(FindingState::Resolved) }
+    Asked {
+        intent: run.spec.intent,
+        undo_steps: &run.spec.undo_steps,
+        resolved: state == Some(FindingState::Resolved),
+        votes: decisions.votes(),
+    }
 }
 
 /// Whether a step that would begin, or begin a further try, may change its object now. Where another run goes first, it waits.
@@ -137,10 +170,6 @@ fn has_its_turn(
     }
 }
 
-fn earliest(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
-    [one, other].into_iter().flatten().min()
-}
-
 /// Whether Quell itself began the run. A run acts with the rights of its playbook, so it must be one that this playbook has for this
 /// Finding: one written by hand could name any playbook and any steps.
 fn genuine(engine: &Engine, run: &Remediation) -> bool {
@@ -150,7 +179,10 @@ fn genuine(engine: &Engine, run: &Remediation) -> bool {
     (0..MOST_RUNS).any(|before| named(before) == run.name_any())
         && engine.library.entries().iter().any(|entry| {
             let draft = &entry.draft;
-            draft.reference == *playbook && draft.steps == steps && draft.settings == run.spec.settings
+            draft.reference == *playbook
+                && draft.steps == steps
+                && draft.settings == run.spec.settings
+                && draft.author == run.spec.author
         })
 }
 
@@ -220,6 +252,7 @@ impl Work {
 #[allow(clippy::large_enum_variant, reason = "moved once")]
 enum Became {
     Of(Outcome),
+    Unapproved,
     Reverted(UndoOutcome),
     Undone(UndoOutcome),
 }
@@ -337,11 +370,21 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
         return (step, if matches!(what, What::Revert) { Became::Reverted(held) } else { Became::Undone(held) });
     }
     let became = match what {
+        What::Perform(kind) if !is_approved(stage, step, &kind) => Became::Unapproved,
         What::Perform(kind) => Became::Of(perform(stage, step, &kind, &cx).await),
         What::Revert => Became::Reverted(held::of_undo(stage, step, undone().await)),
         What::Undo => Became::Undone(held::of_undo(stage, step, undone().await)),
     };
     (step, became)
+}
+
+/// Asked at the very moment of the effect, of what is about to be done. What has begun is seen through.
+fn is_approved(stage: &Stage<'_>, step: usize, kind: &StepKind) -> bool {
+    let (gate, record) = (&stage.steps[step].step.approval, &stage.records[step]);
+    let begun = record.receipt.is_some() || !record.outputs.is_empty();
+    let Some(gate) = gate.as_ref().filter(|_| !begun) else { return true };
+    let decisions = Decisions::of(stage.engine, stage.run, &stage.world.finding);
+    gate::is_open(gate, &record.name, kind, record.approval.as_ref(), decisions.votes(), Utc::now())
 }
 
 /// Does a step, if it may be done now.
@@ -361,6 +404,7 @@ fn settle(status: &mut RemediationStatus, steps: &[CompiledStep], run: &Remediat
     let (record, now) = (&mut status.steps[step], Utc::now());
     match became {
         Became::Of(outcome) => progress::settle(record, &steps[step].step, outcome, &key, now),
+        Became::Unapproved => progress::not_approved(record),
         Became::Reverted(outcome) => progress::settle_revert(record, outcome, &key, now),
         Became::Undone(outcome) => progress::settle_undo(record, outcome, &key, now),
     }
@@ -375,6 +419,7 @@ pub(super) async fn report(
 ) -> Result<(), EngineError> {
     refresh(status);
     kept::observe(engine, run, status);
+    gates::observe(run, status);
     held::observe(run, status);
     engine.permits.recorded(run, status);
     status.observed_generation = run.metadata.generation;
@@ -407,8 +452,16 @@ fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look
     if status.phase.is_final() && status.current_step.is_empty() {
         return planned.map_or(Look::OnChange, Look::In);
     }
-    let waits =
-        |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting | StepState::Waiting);
+    let waits = |state| {
+        matches!(
+            state,
+            StepState::Running
+                | StepState::Undoing
+                | StepState::Reverting
+                | StepState::Waiting
+                | StepState::AwaitingApproval
+        )
+    };
     let anyway =
         status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
     match (planned, anyway) {

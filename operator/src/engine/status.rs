@@ -173,7 +173,8 @@ fn contained(selection: &Selection) -> Option<&Condition> {
 
 fn state(phases: &[Phase], quarantine: Option<bool>, held: bool) -> FindingState {
     let any = |wanted: Phase| phases.contains(&wanted);
-    let under_way = [Phase::Running, Phase::Paused, Phase::Finishing, Phase::Undoing].into_iter().any(any);
+    let under_way =
+        [Phase::Running, Phase::AwaitingApproval, Phase::Paused, Phase::Finishing, Phase::Undoing].into_iter().any(any);
     if phases.is_empty() {
         FindingState::Open
     } else if any(Phase::Failed) {
@@ -317,7 +318,7 @@ fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason
         .collect()
     };
     let failed = told(Phase::Failed);
-    let under_way = [Phase::Running, Phase::Paused, Phase::Finishing, Phase::Undoing];
+    let under_way = [Phase::Running, Phase::AwaitingApproval, Phase::Paused, Phase::Finishing, Phase::Undoing];
     let running: usize = under_way.into_iter().map(|phase| told(phase).len()).sum();
     let kind = ConditionType::Remediated;
     if !failed.is_empty() {

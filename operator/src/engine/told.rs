@@ -87,6 +87,7 @@ fn step_event(record: &StepRecord) -> Option<Event> {
         StepState::Undoing if !record.reason.is_empty() && record.attempts > 0 => (EventType::Warning, "UndoRetrying"),
         StepState::Undone => (EventType::Normal, "StepUndone"),
         StepState::Waiting => (EventType::Normal, "StepWaiting"),
+        StepState::AwaitingApproval => (EventType::Normal, "StepAwaitingApproval"),
         StepState::Cancelled => (EventType::Normal, "StepCancelled"),
         StepState::Skipped if record.reason != Reason::ConditionNotMet.to_string() => {
             (EventType::Normal, "StepSkipped")

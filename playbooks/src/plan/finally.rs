@@ -9,10 +9,12 @@ use crate::cel::Scope;
 
 pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
-    for (index, step, record) in run.last() {
+    for (index, _, record) in run.last() {
         match record.state {
-            StepState::Pending | StepState::Waiting => plan.decisions.extend(start(run, index, scope)),
-            StepState::Running | StepState::Retrying => under_way(&mut plan, step, record, index, scope, now),
+            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => {
+                start(&mut plan, run, index, scope, now);
+            }
+            StepState::Running | StepState::Retrying => under_way(&mut plan, run, index, scope, now),
             StepState::Held => held(&mut plan, run, index, scope, now),
             StepState::Reverting => when_due(&mut plan, record, now, Decision::Revert { step: index }),
             _ => {}

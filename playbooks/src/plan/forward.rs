@@ -2,11 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{Intent, OnFailure, Phase, StepRecord, StepState};
+use quell_crds::names;
+use quell_crds::v1alpha1::{GateRecord, Intent, OnFailure, Phase, StepRecord, StepState};
 
+use super::gate::{self, Standing};
 use super::{Decision, Plan, Run, earliest, end, failures, undo, when_due};
-use crate::cel::Scope;
+use crate::cel::{Names, Scope};
 use crate::compile::CompiledStep;
+use crate::facts::STEP_VARIABLES;
 use crate::kind::traits;
 use crate::{parameters, progress};
 
@@ -21,6 +24,12 @@ enum Stop {
     TimedOut,
     /// The run is paused.
     Paused,
+    /// The run as a whole waits for its approval.
+    Unapproved,
+    /// The run as a whole was denied.
+    Denied,
+    /// The run as a whole was not approved in time.
+    Expired,
 }
 
 pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
@@ -37,18 +46,22 @@ pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
             },
         };
     }
-    let stop = stop(run, now);
+    let (gate, ask) = of_run(run, scope, now);
+    let stop = stop(run, now).or(gate);
     let paused = run.asked.intent == Intent::Pause;
     let mut plan = undo::single(run, now);
+    if stop == Some(Stop::Unapproved) {
+        plan.wake_at = earliest(plan.wake_at, run.status.approval.as_ref().and_then(|gate| gate.expires_at));
+    }
     let undoing: Vec<usize> = plan.decisions.iter().filter_map(super::undo::step_of).collect();
-    for (index, step, record) in run.main() {
+    for (index, _, record) in run.main() {
         if undoing.contains(&index) {
             continue;
         }
         match record.state {
-            StepState::Pending | StepState::Waiting => match stop {
-                None => plan.decisions.extend(start(run, index, scope)),
-                Some(Stop::Paused) => {}
+            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => match stop {
+                None => start(&mut plan, run, index, scope, now),
+                Some(Stop::Paused | Stop::Unapproved) => {}
                 Some(stop) => plan.decisions.push(not_begun(stop, index)),
             },
             StepState::Running | StepState::Retrying => match stop {
@@ -62,8 +75,9 @@ pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
                     message: too_late(record),
                 }),
                 // What waits for a further try has not begun it.
+                Some(Stop::Unapproved) if record.state == StepState::Retrying => {}
                 _ if paused && record.state == StepState::Retrying => {}
-                _ => under_way(&mut plan, step, record, index, scope, now),
+                _ => under_way(&mut plan, run, index, scope, now),
             },
             StepState::Held => match stop {
                 Some(Stop::Cancelled) => plan.decisions.push(Decision::LetGo {
@@ -80,6 +94,7 @@ pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
                     reason: Reason::Aborted,
                     message: "an earlier step failed while a guardrail held this one".into(),
                 }),
+                Some(Stop::Unapproved) => {}
                 _ if paused => {}
                 _ => held(&mut plan, run, index, scope, now),
             },
@@ -87,6 +102,7 @@ pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
             _ => {}
         }
     }
+    plan.decisions.extend(ask.filter(|_| run.asked.intent != Intent::Cancel));
     if run.main().all(|(_, _, record)| record.state.is_final()) {
         plan.decisions.push(finish(run));
     } else if paused && plan.decisions.is_empty() && !is_moving(run) {
@@ -127,6 +143,9 @@ fn not_begun(why: Stop, step: usize) -> Decision {
         Stop::Cancelled => (Reason::Cancelled, "the run was cancelled before its turn"),
         Stop::TimedOut => (Reason::TimedOut, "the time of the whole run was over before its turn"),
         Stop::Paused => (Reason::Paused, "the run is paused"),
+        Stop::Unapproved => (Reason::ApprovalAsked, "the run is not approved"),
+        Stop::Denied => (Reason::ApprovalDenied, "the run was denied"),
+        Stop::Expired => (Reason::ApprovalExpired, "the run was not approved in time"),
     };
     Decision::Skip { step, reason, message: message.into() }
 }
@@ -142,8 +161,70 @@ fn is_moving(run: Run<'_>) -> bool {
         .any(|(_, _, record)| matches!(record.state, StepState::Running | StepState::Reverting | StepState::Undoing))
 }
 
+/// Whether the run as a whole may begin, and what is to be noted about that.
+fn of_run(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> (Option<Stop>, Option<Decision>) {
+    let Some(gate) = &run.settings.approval else { return (None, None) };
+    let steps: Vec<_> = run.steps.iter().map(|step| &step.step).collect();
+    let text = serde_json::to_string(&steps).unwrap_or_default();
+    let asked = gate::Asked { step: None, digest: names::fingerprint([text]), parameters: serde_json::Map::default() };
+    let known = run.status.approval.as_ref();
+    let variables = Names::of(STEP_VARIABLES);
+    let note = |record: GateRecord, message: String| {
+        (known != Some(&record)).then(|| Decision::Ask { step: None, record: Box::new(record), message })
+    };
+    match gate::judge(gate, asked, known, run.asked.votes, (scope, &variables), now) {
+        Standing::Open(record) => (None, note(record, "approved".into())),
+        Standing::Waits(record) => {
+            let told = gate::told(&record);
+            (Some(Stop::Unapproved), note(record, told))
+        }
+        Standing::Closed(Reason::ApprovalDenied, _) => (Some(Stop::Denied), None),
+        Standing::Closed(..) => (Some(Stop::Expired), None),
+    }
+}
+
 /// A step whose turn may have come.
-pub(super) fn start(run: Run<'_>, index: usize, scope: &Scope) -> Option<Decision> {
+pub(super) fn start(plan: &mut Plan, run: Run<'_>, index: usize, scope: &Scope, now: DateTime<Utc>) {
+    let Some(decision) = turn(run, index, scope) else { return };
+    let gated = matches!(decision, Decision::Begin { .. } | Decision::Perform { .. });
+    if !gated || is_open(plan, run, index, scope, now) {
+        plan.decisions.push(decision);
+    }
+}
+
+/// Whether the step's gate lets it be done; else the plan has what is to be done in place of it. An answer that is new is noted before
+/// anything comes of it.
+fn is_open(plan: &mut Plan, run: Run<'_>, index: usize, scope: &Scope, now: DateTime<Utc>) -> bool {
+    let (step, record) = (&run.steps[index], &run.status.steps[index]);
+    let Some(gate) = &step.step.approval else { return true };
+    let Decision::Perform { kind, .. } = perform(step, index, scope) else { return true };
+    let name = step.step.name.as_str();
+    let parameters = match serde_json::to_value(&kind) {
+        Ok(serde_json::Value::Object(parameters)) => parameters,
+        _ => serde_json::Map::default(),
+    };
+    let asked = gate::Asked { step: Some(name), digest: gate::digest(name, &kind), parameters };
+    let known = record.approval.as_ref();
+    let note = |record: GateRecord, message: String| {
+        (known != Some(&record)).then(|| Decision::Ask { step: Some(index), record: Box::new(record), message })
+    };
+    let noted = match gate::judge(gate, asked, known, run.asked.votes, (scope, &step.names), now) {
+        Standing::Open(record) => match note(record, "approved".into()) {
+            None => return true,
+            noted => noted,
+        },
+        Standing::Waits(record) => {
+            plan.wake_at = earliest(plan.wake_at, record.expires_at);
+            let told = gate::told(&record);
+            note(record, told)
+        }
+        Standing::Closed(reason, message) => Some(Decision::Fail { step: index, reason, message }),
+    };
+    plan.decisions.extend(noted);
+    false
+}
+
+fn turn(run: Run<'_>, index: usize, scope: &Scope) -> Option<Decision> {
     let step = &run.steps[index];
     for &before in &step.after {
         let (other, record) = (&run.steps[before], &run.status.steps[before]);
@@ -191,14 +272,13 @@ fn perform(step: &CompiledStep, index: usize, scope: &Scope) -> Decision {
 
 /// A step that has begun: due, or waited for. When its time is over it is looked at once more, for it may have ended well while nobody
 /// looked; [`progress::settle`] then fails it where it hasn't.
-pub(super) fn under_way(
-    plan: &mut Plan,
-    step: &CompiledStep,
-    record: &StepRecord,
-    index: usize,
-    scope: &Scope,
-    now: DateTime<Utc>,
-) {
+pub(super) fn under_way(plan: &mut Plan, run: Run<'_>, index: usize, scope: &Scope, now: DateTime<Utc>) {
+    let (step, record) = (&run.steps[index], &run.status.steps[index]);
+    // A further try is approved as the first was; what has changed something already is seen through.
+    let anew = record.state == StepState::Retrying && record.receipt.is_none();
+    if anew && !is_open(plan, run, index, scope, now) {
+        return;
+    }
     let deadline = progress::deadline(record, &step.step);
     if deadline.is_some_and(|deadline| deadline <= now) {
         plan.decisions.push(perform(step, index, scope));
@@ -211,6 +291,9 @@ pub(super) fn under_way(
 /// A step that a guardrail holds. Whether it may go on now is asked each time that anything wakes the run.
 pub(super) fn held(plan: &mut Plan, run: Run<'_>, index: usize, scope: &Scope, now: DateTime<Utc>) {
     let (step, record) = (&run.steps[index], &run.status.steps[index]);
+    if record.receipt.is_none() && !is_open(plan, run, index, scope, now) {
+        return;
+    }
     plan.decisions.push(if traits(&step.step.kind).intent_first {
         Decision::Begin { step: index }
     } else {
@@ -232,6 +315,9 @@ fn finish(run: Run<'_>) -> Decision {
     let let_go = list("let go of", &|record| record.state == StepState::Cancelled);
     let cancelled = let_go.is_some()
         || run.main().any(|(_, _, record)| record.state == StepState::Skipped && is(record, Reason::Cancelled));
+    let refused = [Reason::ApprovalDenied, Reason::ApprovalExpired]
+        .into_iter()
+        .find(|reason| run.main().any(|(_, _, record)| record.state == StepState::Skipped && is(record, *reason)));
     let failed = failures(run.main().map(|(_, _, record)| record));
     let failed = (!failed.is_empty()).then_some(failed);
     let too_late = run.main().any(|(_, _, record)| record.state == StepState::Skipped && is(record, Reason::TimedOut));
@@ -241,6 +327,11 @@ fn finish(run: Run<'_>) -> Decision {
     }
     if failed.is_some() {
         return end(run, Phase::Failed, Reason::StepFailed, join(vec![failed, skipped, undone, left]));
+    }
+    if let Some(reason) = refused {
+        let denied = reason == Reason::ApprovalDenied;
+        let told = if denied { "the run was denied" } else { "the run was not approved in time" };
+        return end(run, Phase::Failed, reason, join(vec![Some(told.to_owned()), done, skipped, undone, left]));
     }
     if too_late {
         let told = Some("the time of the whole run was over".to_owned());

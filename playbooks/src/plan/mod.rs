@@ -5,11 +5,14 @@
 
 mod finally;
 mod forward;
+pub mod gate;
 mod undo;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{Intent, OnFailure, Phase, RemediationStatus, RunSettings, StepKind, StepRecord, StepState};
+use quell_crds::v1alpha1::{
+    GateRecord, Intent, OnFailure, Phase, RemediationStatus, RunSettings, StepKind, StepRecord, StepState,
+};
 
 use crate::cel::Scope;
 use crate::compile::CompiledStep;
@@ -36,6 +39,8 @@ pub struct Asked<'a> {
     pub undo_steps: &'a [String],
     /// The Finding is resolved.
     pub resolved: bool,
+    /// Who has approved or denied what.
+    pub votes: gate::Votes<'a>,
 }
 
 /// One thing to do now. Steps are meant by their index.
@@ -69,6 +74,15 @@ pub enum Decision {
         /// The category.
         reason: Reason,
         /// Why.
+        message: String,
+    },
+    /// Ask for an approval, or note who has answered; with no step, for the run as a whole.
+    Ask {
+        /// The step.
+        step: Option<usize>,
+        /// What is asked, and who has answered.
+        record: Box<GateRecord>,
+        /// How it stands, for people.
         message: String,
     },
     /// Let go of the step; what it has changed stays.

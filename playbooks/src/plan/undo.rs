@@ -73,11 +73,9 @@ pub(super) fn whole(run: Run<'_>, cause: Cause, now: DateTime<Utc>) -> Plan {
     }
     for (index, step, record) in run.main().rev() {
         match record.state {
-            StepState::Pending | StepState::Waiting => plan.decisions.push(Decision::Skip {
-                step: index,
-                reason: Reason::Aborted,
-                message: "the run is undone".into(),
-            }),
+            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => plan
+                .decisions
+                .push(Decision::Skip { step: index, reason: Reason::Aborted, message: "the run is undone".into() }),
             StepState::Undone | StepState::NotUndone | StepState::Skipped => {}
             _ if changed_something(step, record) => {
                 when_due(&mut plan, record, now, Decision::Undo { step: index });
@@ -109,7 +107,7 @@ pub(super) fn single(run: Run<'_>, now: DateTime<Utc>) -> Plan {
             continue;
         }
         match record.state {
-            StepState::Pending | StepState::Waiting | StepState::Held
+            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting | StepState::Held
                 if !run.status.phase.is_final() && record.receipt.is_none() =>
             {
                 plan.decisions.push(Decision::Skip {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{Intent, OnFailure, Phase, StepState};
+use quell_crds::v1alpha1::{Intent, OnExpiry, OnFailure, Phase, StepState};
 use quell_playbooks::kind::traits;
 use quell_playbooks::{Decision, Outcome, Plan, UndoOutcome};
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ enum Ask {
     Intent(Intent),
     UndoStep(usize),
     Resolved,
+    /// Somebody decides on a step's gate.
+    Vote(usize, &'static str, bool),
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ struct StepScene {
     outcomes: Vec<Outcome>,
     undos: Vec<UndoOutcome>,
     busy: usize,
+    /// Quorum, seconds until it expires, whether that counts as a yes.
+    gate: Option<(i32, u64, bool)>,
 }
 
 fn kinds() -> [Value; 7] {
@@ -93,8 +97,9 @@ fn step() -> impl Strategy<Value = StepScene> {
         prop::collection::vec(outcome(), 1..5),
         prop::collection::vec(undo_outcome(), 1..4),
         prop_oneof![3 => Just(0), 1 => 1..4_usize],
+        prop_oneof![3 => Just(None), 1 => (1..3, 1..500_u64, any::<bool>()).prop_map(Some)],
     )
-        .prop_map(|(kind, after, when, on_failure, retry, timeout, outcomes, undos, busy)| StepScene {
+        .prop_map(|(kind, after, when, on_failure, retry, timeout, outcomes, undos, busy, gate)| StepScene {
             kind,
             after,
             when,
@@ -104,6 +109,7 @@ fn step() -> impl Strategy<Value = StepScene> {
             outcomes,
             undos,
             busy,
+            gate,
         })
 }
 
@@ -113,6 +119,8 @@ fn ask() -> impl Strategy<Value = Ask> {
         4 => prop::sample::select(intents).prop_map(Ask::Intent),
         2 => (0..8_usize).prop_map(Ask::UndoStep),
         1 => Just(Ask::Resolved),
+        6 => (0..8_usize, prop::sample::select(vec!["jo", "kim"]), prop::bool::weighted(0.9))
+            .prop_map(|(step, user, approves)| Ask::Vote(step, user, approves)),
     ]
 }
 
@@ -129,7 +137,7 @@ fn scene() -> impl Strategy<Value = Scene> {
         prop::collection::vec(last(), 0..3),
         prop_oneof![3 => Just(None), 1 => (1..3000_u64).prop_map(Some)],
         proptest::option::of((proptest::option::of(1..5000_u64), any::<bool>())),
-        prop::collection::vec((0..6_usize, ask()), 0..5),
+        prop::collection::vec((0..6_usize, ask()), 0..8),
         prop::collection::vec(0..2000_i64, 0..4),
     )
         .prop_map(|(steps, finally, timeout, undo, asks, late)| Scene {
@@ -192,6 +200,12 @@ fn written(prefix: &str, i: usize, step: &StepScene) -> Value {
     fields.extend(
         step.retry.map(|(limit, wait)| ("retry".to_owned(), json!({"limit": limit, "backoff": format!("{wait}s")}))),
     );
+    fields.extend(step.gate.map(|(quorum, seconds, allow)| {
+        let on_expiry = if allow { "Allow" } else { "Deny" };
+        let gate =
+            json!({"reason": "?", "quorum": quorum, "expiresAfter": format!("{seconds}s"), "onExpiry": on_expiry});
+        ("approval".to_owned(), gate)
+    }));
     fields.extend(step.timeout.map(|timeout| ("timeout".to_owned(), json!(format!("{timeout}s")))));
     written
 }
@@ -204,7 +218,10 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
         let step = match decision {
             Decision::Begin { step } | Decision::Perform { step, .. } => {
                 may_be_done(game, *step, matches!(decision, Decision::Begin { .. }));
-                if matches!(status.steps[*step].state, StepState::Pending | StepState::Waiting | StepState::Retrying) {
+                if matches!(
+                    status.steps[*step].state,
+                    StepState::Pending | StepState::AwaitingApproval | StepState::Waiting | StepState::Retrying
+                ) {
                     begun[*step] += 1;
                 }
                 // Containment that says nothing of retries is bounded by its time alone; and who waits for its turn hasn't tried.
@@ -221,12 +238,18 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
                 *step
             }
             Decision::Fail { step, .. } => {
-                assert!(matches!(status.phase, Phase::Running | Phase::Finishing));
+                assert!(matches!(status.phase, Phase::Running | Phase::AwaitingApproval | Phase::Finishing));
                 assert!(!status.steps[*step].state.is_final());
                 *step
             }
+            Decision::Ask { step: Some(step), .. } => {
+                assert!(steps[*step].step.approval.is_some() && !status.steps[*step].state.is_final());
+                *step
+            }
+            Decision::Ask { step: None, .. } => panic!("no run here has a gate of its own"),
             Decision::LetGo { step, .. } => {
-                assert_eq!((status.phase, game.intent), (Phase::Running, Intent::Cancel));
+                assert!(matches!(status.phase, Phase::Running | Phase::AwaitingApproval));
+                assert_eq!(game.intent, Intent::Cancel);
                 assert!(!steps[*step].finally && !status.steps[*step].state.is_final());
                 *step
             }
@@ -269,7 +292,8 @@ fn may_be_done(game: &Game, step: usize, begins: bool) {
     if steps[step].finally {
         assert_eq!(status.phase, Phase::Finishing, "what is done finally is done when the rest is over");
     } else {
-        assert_eq!(status.phase, Phase::Running, "steps are done in a run that runs");
+        let runs = matches!(status.phase, Phase::Running | Phase::AwaitingApproval);
+        assert!(runs, "steps are done in a run that runs");
         let seen_through = game.intent == Intent::Pause && begun;
         assert!(game.intent == Intent::Run || seen_through, "{:?} begins nothing", game.intent);
         assert!(begun || !game.undo_steps.contains(&record.name) || record.state == StepState::Retrying);
@@ -287,7 +311,18 @@ fn may_be_done(game: &Game, step: usize, begins: bool) {
         assert!(passed || over || (begun && undone), "{} before {}", steps[step].step.name, record.name);
     }
     let intent_first = traits(&steps[step].step.kind).intent_first;
-    let fresh = matches!(record.state, StepState::Pending | StepState::Waiting);
+    let fresh = matches!(record.state, StepState::Pending | StepState::AwaitingApproval | StepState::Waiting);
+    if let Some(gate) = steps[step].step.approval.as_ref().filter(|_| fresh) {
+        let asked = record.approval.as_ref().expect("who was never asked has approved nothing");
+        let users = asked.approved_by.len();
+        let expired = asked.expires_at.is_some_and(|end| end <= game.now) && gate.on_expiry == OnExpiry::Allow;
+        assert!(asked.open && (expired || users >= usize::try_from(gate.quorum).unwrap()), "not approved: {asked:?}");
+        let denied = game.votes.iter().any(|vote| {
+            let about = vote.step.as_ref() == Some(&record.name) && vote.digest == asked.digest;
+            about && !vote.approves && Some(vote.at) < asked.expires_at
+        });
+        assert!(!denied, "one denial is enough");
+    }
     assert_eq!(begins, intent_first && fresh, "intent first, and only once");
     if fresh {
         let stopped = steps.iter().zip(&status.steps).any(|(step, record)| {
@@ -321,6 +356,12 @@ fn ask_of(game: &mut Game, ask: Ask) {
         Ask::Intent(intent) => game.intent = intent,
         Ask::UndoStep(step) => game.undo_steps.push(format!("s{step}")),
         Ask::Resolved => game.resolved = true,
+        Ask::Vote(step, user, approves) => {
+            let name = format!("s{step}");
+            if game.status.steps.iter().any(|record| record.name == name) {
+                game.vote(Some(&name), user, approves);
+            }
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use crate::support::{compiled, finding};
 
-static SETTINGS: RunSettings = RunSettings { priority: 0, group: None, timeout: None, undo: None, finally: Vec::new() };
+static SETTINGS: RunSettings =
+    RunSettings { priority: 0, group: None, timeout: None, approval: None, undo: None, finally: Vec::new() };
 
 fn run<'a>(steps: &'a [CompiledStep], status: &'a RemediationStatus, intent: Intent) -> Run<'a> {
     Run { steps, status, settings: &SETTINGS, asked: AskedOfRun { intent, ..AskedOfRun::default() } }

@@ -5,6 +5,7 @@
 
 mod compile;
 mod contention;
+mod gate;
 mod generated;
 mod guardrails;
 mod kept;

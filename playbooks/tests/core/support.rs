@@ -9,6 +9,7 @@ use quell_crds::v1alpha1::{
     Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, RunSettings, Step, StepKind, StepRecord, StepState,
 };
 use quell_playbooks::compile::{CompiledStep, compile_steps};
+use quell_playbooks::plan::gate::{Vote, Votes};
 use quell_playbooks::plan::{self, Asked, Run};
 use quell_playbooks::{Decision, Outcome, Plan, UndoOutcome, World, apply, progress, refresh};
 use serde_json::Value;
@@ -80,6 +81,8 @@ pub struct Game {
     pub intent: Intent,
     pub undo_steps: Vec<String>,
     pub resolved: bool,
+    pub votes: Vec<Vote>,
+    pub authors: Vec<String>,
     pub now: DateTime<Utc>,
     pub world: World,
     /// Every decision so far, in a few words each.
@@ -105,6 +108,8 @@ impl Game {
             intent: Intent::Run,
             undo_steps: Vec::new(),
             resolved: false,
+            votes: Vec::new(),
+            authors: Vec::new(),
             now: at(0),
             world,
             log: Vec::new(),
@@ -145,7 +150,12 @@ impl Game {
 
     pub fn plan(&self) -> Plan {
         let scope = self.world.step_scope("run", "playbook", &self.status);
-        let asked = Asked { intent: self.intent, undo_steps: &self.undo_steps, resolved: self.resolved };
+        let asked = Asked {
+            intent: self.intent,
+            undo_steps: &self.undo_steps,
+            resolved: self.resolved,
+            votes: Votes { all: &self.votes, authors: &self.authors },
+        };
         let run = Run { steps: &self.steps, status: &self.status, settings: &self.settings, asked };
         plan::plan(run, &scope, self.now)
     }
@@ -162,6 +172,10 @@ impl Game {
             Decision::Perform { step, .. } => format!("perform {}", name(step)),
             Decision::Skip { step, reason, .. } => format!("skip {} {reason}", name(step)),
             Decision::Fail { step, reason, .. } => format!("fail {} {reason}", name(step)),
+            Decision::Ask { step, record, .. } => {
+                let what = step.as_ref().map_or_else(|| "run".to_owned(), name);
+                format!("{} {what}", if record.open { "approved" } else { "ask" })
+            }
             Decision::LetGo { step, .. } => format!("let go of {}", name(step)),
             Decision::Revert { step } => format!("revert {}", name(step)),
             Decision::Undo { step } => format!("undo {}", name(step)),
@@ -239,6 +253,18 @@ impl Game {
             }
         }
         panic!("the run does not end: {:?}", self.status);
+    }
+
+    /// Somebody decides on what is asked now; with no step, on the whole run.
+    pub fn vote(&mut self, step: Option<&str>, user: &str, approves: bool) -> &mut Self {
+        let gate = match step {
+            None => self.status.approval.as_ref(),
+            Some(step) => self.record(step).approval.as_ref(),
+        };
+        let digest = gate.map(|gate| gate.digest.clone()).unwrap_or_default();
+        let (step, user) = (step.map(str::to_owned), user.to_owned());
+        self.votes.push(Vote { step, digest, approves, user, reason: String::new(), at: self.now });
+        self
     }
 
     pub fn pass(&mut self, seconds: i64) -> &mut Self {

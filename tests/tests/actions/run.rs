@@ -221,6 +221,7 @@ impl<'a> Run<'a> {
             when: None,
             after: None,
             timeout: None,
+            approval: None,
             retry: Some(Retry { limit: 100, backoff: None }),
             on_failure: OnFailure::default(),
             allow_last_replica: false,

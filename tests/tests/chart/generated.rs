@@ -60,6 +60,7 @@ fn the_roles_are_those_that_the_code_declares() -> Result<()> {
         ("host-network.yaml", rbac::rules(Scope::HostNetwork)),
         ("view.yaml", rbac::for_viewers()),
         ("edit.yaml", rbac::for_editors()),
+        ("approve.yaml", rbac::for_approvers()),
     ];
     folder_holds("files/rbac", &files.map(|(name, rules)| (name.to_owned(), rbac::to_yaml(&rules))))
 }

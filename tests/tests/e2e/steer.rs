@@ -4,9 +4,9 @@ use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use quell_crds::v1alpha1::{Finding, FindingState, Phase, Remediation, StepRecord, StepState};
-use quell_tests::wait;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use quell_crds::v1alpha1::{Approval, Finding, FindingState, Phase, Remediation, StepRecord, StepState};
+use quell_tests::{ControlPlane, wait};
 use serde_json::json;
 
 use crate::support::{Bed, DEADLINE, any_falco, is_quarantined, quarantine};
@@ -167,4 +167,65 @@ async fn of_the_playbooks_of_a_group_the_one_of_the_highest_priority_is_run() ->
     bed.finding_in(&finding, FindingState::Remediated).await?;
     bed.run_in(&finding, Phase::Succeeded).await?;
     bed.finish().await
+}
+
+#[tokio::test]
+async fn a_step_waits_until_as_many_as_asked_for_have_approved_it() -> Result<()> {
+    let bed = Bed::new("approve").await?;
+    let gate = json!({ "reason": "Deploys to ${workload.name}", "quorum": 2 });
+    let steps = json!([
+        { "name": "contain", "quarantine": {} },
+        { "name": "deploy", "setImage": { "image": "registry.example/shop:2.0" }, "approval": gate },
+    ]);
+    bed.playbook(any_falco(), steps).await?;
+    let pod = bed.shop("registry.example/shop:1.0").await?;
+    let finding = bed.alert(&pod.name_any()).await?.name_any();
+    let run = bed.run_in(&finding, Phase::AwaitingApproval).await?;
+    assert!(quarantined(&bed, &pod).await?, "containment waits for nobody");
+    bed.event(&finding, "ApprovalAsked").await?;
+    decide(&bed, &run, "jo", "Approve").await?;
+    let runs: Api<Remediation> = bed.namespace.api();
+    let one = wait::until_present(&runs, &run.name_any(), "one approval counted", DEADLINE, |run| {
+        record(run, "deploy").approval.is_some_and(|gate| gate.approved_by == ["jo"])
+    })
+    .await?;
+    assert_eq!(record(&one, "deploy").state, StepState::AwaitingApproval);
+    decide(&bed, &run, "kim", "Approve").await?;
+    let done = bed.run_in(&finding, Phase::Succeeded).await?;
+    let gate = record(&done, "deploy").approval.unwrap_or_default();
+    assert_eq!((gate.approved_by, gate.reason.as_str()), (vec!["jo".to_owned(), "kim".to_owned()], "Deploys to shop"));
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_denied_step_is_not_done() -> Result<()> {
+    let bed = Bed::new("deny").await?;
+    let image = json!({ "image": "registry.example/shop:2.0" });
+    bed.playbook(any_falco(), json!([{ "name": "deploy", "setImage": image, "approval": { "reason": "sure?" } }]))
+        .await?;
+    let pod = bed.shop("registry.example/shop:1.0").await?;
+    let finding = bed.alert(&pod.name_any()).await?.name_any();
+    let run = bed.run_in(&finding, Phase::AwaitingApproval).await?;
+    decide(&bed, &run, "jo", "Deny").await?;
+    let over = bed.run_in(&finding, Phase::Failed).await?;
+    assert_eq!(record(&over, "deploy").reason, "ApprovalDenied");
+    let deployments: Api<Deployment> = bed.namespace.api();
+    let shop = deployments.get("shop").await?;
+    let image = shop.spec.and_then(|spec| spec.template.spec).and_then(|spec| spec.containers[0].image.clone());
+    assert_eq!(image.as_deref(), Some("registry.example/shop:1.0"));
+    bed.finish().await
+}
+
+/// Decides on the step `deploy`, as that user.
+async fn decide(bed: &Bed, run: &Remediation, user: &str, decision: &str) -> Result<()> {
+    let client = ControlPlane::shared().await?.client_as(user, &["system:masters", "system:authenticated"]).await?;
+    let approvals: Api<Approval> = Api::namespaced(client, bed.name());
+    let digest = record(run, "deploy").approval.unwrap_or_default().digest;
+    let approval: Approval =
+        serde_json::from_value(json!({ "metadata": { "name": format!("{user}-decides") }, "spec": {
+        "remediation": { "name": run.name_any(), "uid": run.uid() }, "step": "deploy", "digest": digest,
+        "decision": decision, "user": user,
+    } }))?;
+    approvals.create(&PostParams::default(), &approval).await?;
+    Ok(())
 }

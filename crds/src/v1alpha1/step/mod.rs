@@ -24,7 +24,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{ApprovalGate, Duration};
 
 /// One step: what it does is said by exactly one of `quarantine`, `denyImage`, `rollback`, `rebuild`, `setImage`, `severConnections`,
 /// `revokeAccess`, `notify`, `wait`.
@@ -51,6 +51,9 @@ pub struct Step {
     /// Default: 5 more tries; for quarantine and denyImage, as long as its timeout lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What must be approved before the step is done. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalGate>,
     /// What a failure does to the run. Default: `Abort`.
     #[serde(default)]
     pub on_failure: OnFailure,

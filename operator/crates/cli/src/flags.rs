@@ -60,6 +60,12 @@ pub enum Command {
     /// Say whether this cluster and this installation can hold a quarantine, by what is installed and by connections that are really tried
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Approve what a run waits for
+    #[command(after_help = APPROVE)]
+    Approve(Approve),
+    /// Deny what a run waits for
+    #[command(after_help = APPROVE)]
+    Deny(Approve),
     /// Begin no further step of a run until it is resumed
     #[command(after_help = PAUSE)]
     Pause(Steer),
@@ -262,6 +268,28 @@ pub struct Doctor {
     /// Namespace that Quell runs in
     #[arg(long, default_value = "quell", value_name = "NAME")]
     pub quell_namespace: String,
+}
+
+const APPROVE: &str = "\
+The decision is yours, by the name that the API server knows you by, and binds to what is asked now: the step with its parameters. \
+One denial is enough.
+
+Examples:
+  kubectl quell approve falco-0a1b2c3d4e                            the one thing that waits
+  kubectl quell approve remediation/contain-5f6g7h8i9j roll-back    one step of one run
+  kubectl quell deny remediation/contain-5f6g7h8i9j roll-back --reason 'a release is under way'";
+
+/// A decision.
+#[derive(Args, Clone, Debug)]
+pub struct Approve {
+    /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
+    #[arg(value_name = "FINDING|remediation/NAME")]
+    pub what: String,
+    /// The step, where several wait
+    pub step: Option<String>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub reason: String,
 }
 
 const PAUSE: &str = "\

@@ -2,6 +2,7 @@
 //!
 //! Everything is in the library, so that tests run the commands as they are; what a command prints goes through [`Io`].
 
+mod approve;
 mod audit;
 mod client;
 mod cluster;
@@ -30,7 +31,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use quell_crds::v1alpha1::Intent;
+use quell_crds::v1alpha1::{ApprovalDecision, Intent};
 
 pub use error::CliError;
 
@@ -105,6 +106,8 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Doctor(of) => Box::pin(doctor::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
+        Command::Approve(of) => approve::run(&of, ApprovalDecision::Approve, &connect, io).await,
+        Command::Deny(of) => approve::run(&of, ApprovalDecision::Deny, &connect, io).await,
         Command::Pause(of) => steer::run(&of, Intent::Pause, &connect, io).await,
         Command::Resume(of) => steer::run(&of, Intent::Run, &connect, io).await,
         Command::Cancel(of) => steer::run(&of, Intent::Cancel, &connect, io).await,

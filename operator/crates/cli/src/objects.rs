@@ -63,6 +63,7 @@ pub fn done(runs: &[&Remediation]) -> String {
 pub fn spoken(state: StepState) -> &'static str {
     match state {
         StepState::Pending => "not yet begun",
+        StepState::AwaitingApproval => "waiting for an approval",
         StepState::Waiting => "waiting",
         StepState::Running => "under way",
         StepState::Retrying => "retrying",

@@ -26,6 +26,16 @@ pub(super) fn lines(case: &Case) -> Vec<String> {
             ));
         }
     }
+    for run in &case.runs {
+        let status = objects::status(run);
+        let name = format!("-n {namespace} remediation/{}", run.name_any());
+        if status.approval.as_ref().is_some_and(|gate| !gate.open) && !status.phase.is_final() {
+            all.push((format!("kubectl quell approve {name}"), "let the run begin; or deny it"));
+        }
+        for record in status.steps.iter().filter(|record| record.state == StepState::AwaitingApproval) {
+            all.push((format!("kubectl quell approve {name} {}", record.name), "let the step be done; or deny it"));
+        }
+    }
     for run in case.runs.iter().filter(|run| objects::status(run).phase == Phase::Paused) {
         all.push((
             format!("kubectl quell resume -n {namespace} remediation/{}", run.name_any()),

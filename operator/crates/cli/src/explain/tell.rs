@@ -267,6 +267,7 @@ fn not_done(case: &Case) -> Vec<String> {
                     | StepState::NotUndone
                     | StepState::Cancelled
                     | StepState::Waiting
+                    | StepState::AwaitingApproval
             );
             if told {
                 let (name, state) = (&record.name, objects::spoken(record.state));

@@ -186,9 +186,12 @@ fn step(run: &Remediation, record: &StepRecord, now: DateTime<Utc>) -> Line {
     let tone = match record.state {
         StepState::Succeeded | StepState::Undone => Tone::Good,
         StepState::Failed | StepState::NotUndone => Tone::Bad,
-        StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Waiting | StepState::Cancelled => {
-            Tone::Doubtful
-        }
+        StepState::Retrying
+        | StepState::Held
+        | StepState::Reverting
+        | StepState::Waiting
+        | StepState::AwaitingApproval
+        | StepState::Cancelled => Tone::Doubtful,
         _ => Tone::Plain,
     };
     Line::of_run(run, at.unwrap_or(now), format!("{what}{reason}{message}"), tone)
@@ -218,6 +221,7 @@ mod tests {
             after: None,
             timeout: None,
             retry: None,
+            approval: None,
             on_failure: quell_crds::v1alpha1::OnFailure::Abort,
             allow_last_replica: false,
             kind: StepKind::Quarantine(Quarantine::default()),
