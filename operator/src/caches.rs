@@ -22,7 +22,8 @@ use kube::{Client, ResourceExt as _};
 use quell_actions::{Severing, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Channel, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, Remediation, Source,
+    Channel, ClusterChannel, ClusterPlaybook, ClusterSuppression, Finding, ImageBlock, Playbook, Remediation, Source,
+    Suppression,
 };
 use quell_playbooks::contained::Network;
 
@@ -58,6 +59,10 @@ pub struct Caches {
     pub cluster_channels: Store<ClusterChannel>,
     /// Sources.
     pub sources: Store<Source>,
+    /// Suppressions.
+    pub suppressions: Store<Suppression>,
+    /// ClusterSuppressions.
+    pub cluster_suppressions: Store<ClusterSuppression>,
     /// ImageBlocks. A cluster may lack the kind still; nothing waits for them.
     pub image_blocks: Store<ImageBlock>,
     /// Secrets of Quell's own namespace.
@@ -121,6 +126,18 @@ impl Caches {
             channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
+            suppressions: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Suppressions),
+            ),
+            cluster_suppressions: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Suppressions),
+            ),
             image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
@@ -184,6 +201,8 @@ impl Caches {
             self.channels.wait_until_ready(),
             self.cluster_channels.wait_until_ready(),
             self.sources.wait_until_ready(),
+            self.suppressions.wait_until_ready(),
+            self.cluster_suppressions.wait_until_ready(),
             self.secrets.wait_until_ready(),
             self.network_policies.wait_until_ready(),
         )?;

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod progress;
 pub mod record;
 pub mod select;
+pub mod suppress;
 pub mod template;
 
 pub use compile::{Compiled, Problem, compile};

@@ -10,6 +10,7 @@ mod remediation;
 mod severity;
 mod source;
 pub mod step;
+mod suppression;
 
 pub use channel::{
     Channel, ChannelKind, ChannelSpec, ChannelStatus, ClusterChannel, ClusterChannelSpec, Encryption, SecretKey, Slack,
@@ -17,7 +18,7 @@ pub use channel::{
 };
 pub use duration::Duration;
 pub use finding::{
-    Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
+    Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Suppressed, Target, Vulnerability,
     VulnerabilityCounts, Workload,
 };
 pub use guardrail::{
@@ -36,3 +37,7 @@ pub use remediation::{
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
 pub use step::{OnFailure, Retry, Step, StepKind};
+pub use suppression::{
+    ClusterSuppression, ClusterSuppressionSpec, SuppressedTarget, Suppression, SuppressionMatch, SuppressionSpec,
+    SuppressionStatus, VexStatement, VexStatus,
+};

@@ -16,6 +16,7 @@ use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::select::{self, Verdict};
+use quell_playbooks::suppress::without;
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::queue::Look;
@@ -46,7 +47,18 @@ fn observe(engine: &Engine, finding: &Finding) -> World {
 fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     let runs = engine.caches.runs_of(finding);
     let scope = world.scope();
-    let mut selection = Selection { runs, ..Selection::default() };
+    let suppressed = engine.suppressions.judge(world, &scope);
+    let mut selection = Selection { runs, suppressed, ..Selection::default() };
+    if selection.suppressed.whole.is_some() {
+        return selection;
+    }
+    // Playbooks see what is left of a Finding of which some vulnerabilities are accepted.
+    let left = (!selection.suppressed.vulnerabilities.is_empty())
+        .then(|| World { finding: without(&world.finding, &selection.suppressed), ..world.clone() });
+    let (world, scope) = match &left {
+        Some(left) => (left, left.scope()),
+        None => (world, scope),
+    };
     for entry in engine.library.entries().iter() {
         let Ok(compiled) = &entry.compiled else { continue };
         let name = run_name(engine, compiled, finding);

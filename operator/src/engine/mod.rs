@@ -8,6 +8,7 @@ mod permit;
 mod queue;
 mod run;
 mod status;
+mod suppressed;
 mod told;
 
 pub use finding::{contain_at_once, pass as finding_pass};
@@ -37,6 +38,7 @@ use crate::caches::Caches;
 use crate::identity::Identities;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::suppressions::Suppressions;
 
 /// What the engine works with.
 pub struct Engine {
@@ -62,6 +64,8 @@ pub struct Engine {
     pub runs: Runs,
     /// Lets effects through, or holds them.
     pub permits: Arc<Permits>,
+    /// Accepted risk.
+    pub suppressions: Arc<Suppressions>,
     /// Runs that are held.
     pub held: Arc<HeldRuns>,
     /// Tells the channels of guardrails.

@@ -12,4 +12,5 @@ mod record;
 mod retry;
 mod select;
 mod support;
+mod suppress;
 mod undo;

@@ -9,3 +9,4 @@ mod playbooks;
 mod restart;
 mod signals;
 mod support;
+mod suppressions;

@@ -19,6 +19,7 @@ mod table;
 mod text;
 mod time;
 mod undo;
+mod vex;
 mod watch;
 
 use std::ffi::OsString;
@@ -29,7 +30,7 @@ use clap::Parser as _;
 
 pub use error::CliError;
 
-use crate::flags::{Command, Flags, SourceCommand};
+use crate::flags::{Command, Flags, SourceCommand, VexCommand};
 
 /// What a command reads and writes.
 pub struct Io {
@@ -97,6 +98,7 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Watch(of) => watch::run(&of, &connect, io).await,
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
+        Command::Vex { command: VexCommand::Import(of) } => vex::run(&of, &connect, io).await,
         Command::Stop(of) => stop::stop(&of, &connect, io).await,
         Command::Go => stop::go(&connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
