@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, drive};
+use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Turns, drive};
 use crate::expiry;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
@@ -181,6 +181,7 @@ async fn run_until(
         http: courier.http().clone(),
         courier,
         runs: Runs::default(),
+        turns: Turns::new(queues.runs.0.clone()),
         permits: Permits::new(watched, held.clone()),
         suppressions,
         held,
@@ -252,6 +253,7 @@ async fn lead(
     end: CancellationToken,
 ) {
     let caches = engine.caches.clone();
+    engine.turns.take_up(&caches);
     engine.permits.lead();
     // Whatever happened while nobody led is in the copies.
     queues.findings.0.open();

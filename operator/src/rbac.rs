@@ -323,7 +323,7 @@ pub fn for_editors() -> Vec<Rule> {
         people(
             strings(&["remediations"]),
             &["patch", "update"],
-            "asking for an undo: nothing but `intent` can be changed",
+            "pausing, cancelling and undoing: nothing but `intent` and `undoSteps` can be changed",
         ),
     ]
 }

@@ -348,8 +348,12 @@ pub enum FindingState {
     Remediated,
     /// A run failed, and a person should look.
     Failed,
+    /// Somebody stopped what was done about it.
+    Cancelled,
     /// What was done was undone.
     Undone,
+    /// It is over: its source no longer reports it.
+    Resolved,
 }
 
 impl fmt::Display for FindingState {

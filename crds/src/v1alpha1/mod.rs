@@ -7,6 +7,7 @@ mod guardrail;
 mod image_block;
 mod playbook;
 mod remediation;
+mod settings;
 mod severity;
 mod source;
 pub mod step;
@@ -34,6 +35,7 @@ pub use remediation::{
     Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
     RemediationStatus, StepRecord, StepState,
 };
+pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
 pub use step::{OnFailure, Retry, Step, StepKind};

@@ -47,7 +47,7 @@ pub async fn keep(
     run: &Remediation,
     status: &RemediationStatus,
 ) -> Result<Option<DateTime<Utc>>, EngineError> {
-    if run.spec.intent != Intent::Run {
+    if run.spec.intent == Intent::Undo {
         return Ok(None);
     }
     let mut again = None;

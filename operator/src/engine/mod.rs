@@ -1,5 +1,6 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
+mod claims;
 mod finding;
 mod held;
 mod kept;
@@ -11,6 +12,7 @@ mod status;
 mod suppressed;
 mod told;
 
+pub use claims::Turns;
 pub use finding::{contain_at_once, pass as finding_pass};
 pub use held::Bell;
 pub use library::Library;
@@ -62,6 +64,8 @@ pub struct Engine {
     pub courier: Arc<Courier>,
     /// Runs that are under way.
     pub runs: Runs,
+    /// Which run has its turn at which object.
+    pub turns: Turns,
     /// Lets effects through, or holds them.
     pub permits: Arc<Permits>,
     /// Accepted risk.

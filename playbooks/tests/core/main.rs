@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "json! is given as it is written")]
 
 mod compile;
+mod contention;
 mod generated;
 mod guardrails;
 mod library;
@@ -11,6 +12,7 @@ mod order;
 mod record;
 mod retry;
 mod select;
+mod steer;
 mod support;
 mod suppress;
 mod undo;

@@ -56,6 +56,15 @@ pub enum Command {
     /// Undo what the runs for a finding did
     #[command(after_help = UNDO)]
     Undo(Undo),
+    /// Begin no further step of a run until it is resumed
+    #[command(after_help = PAUSE)]
+    Pause(Steer),
+    /// Go on with a run that was paused
+    #[command(after_help = PAUSE)]
+    Resume(Steer),
+    /// Stop a run; what it did stays
+    #[command(after_help = CANCEL)]
+    Cancel(Steer),
     /// Turn the stop switch on: Quell makes no effect anywhere
     #[command(after_help = STOP)]
     Stop(Stop),
@@ -176,6 +185,7 @@ Steps are undone in reverse order. What somebody else has changed since is left 
 Examples:
   kubectl quell undo falco-0a1b2c3d4e                 every run for this finding
   kubectl quell undo remediation/contain-5f6g7h8i9j   this run only
+  kubectl quell undo remediation/contain-5f6g7h8i9j --step cut-off
   kubectl quell undo falco-0a1b2c3d4e --no-wait";
 
 #[derive(Args, Clone, Debug)]
@@ -183,6 +193,9 @@ pub struct Undo {
     /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
     #[arg(value_name = "FINDING|remediation/NAME")]
     pub what: String,
+    /// Only this step of the run, whatever the run does; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub step: Vec<String>,
     /// Wait until it is undone; the default
     #[arg(long, overrides_with = "no_wait")]
     pub wait: bool,
@@ -192,6 +205,30 @@ pub struct Undo {
     /// How long to wait
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+const PAUSE: &str = "\
+What has begun is seen through. A pause does not count towards the run's timeout.
+
+Examples:
+  kubectl quell pause falco-0a1b2c3d4e                  every run for this finding that is under way
+  kubectl quell pause remediation/contain-5f6g7h8i9j    this run only
+  kubectl quell resume remediation/contain-5f6g7h8i9j";
+
+const CANCEL: &str = "\
+No further step begins, and what is under way is let go of. What was done stays: kubectl quell undo takes it back. The steps of the \
+playbook's finally are done all the same.
+
+Examples:
+  kubectl quell cancel falco-0a1b2c3d4e                 every run for this finding that is under way
+  kubectl quell cancel remediation/contain-5f6g7h8i9j   this run only";
+
+/// What a run that is under way is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct Steer {
+    /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
+    #[arg(value_name = "FINDING|remediation/NAME")]
+    pub what: String,
 }
 
 const STOP: &str = "\

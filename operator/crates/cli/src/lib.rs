@@ -14,6 +14,7 @@ mod get;
 mod objects;
 mod plan;
 mod source;
+mod steer;
 mod stop;
 mod table;
 mod text;
@@ -27,6 +28,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use quell_crds::v1alpha1::Intent;
 
 pub use error::CliError;
 
@@ -99,6 +101,9 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
         Command::Vex { command: VexCommand::Import(of) } => vex::run(&of, &connect, io).await,
+        Command::Pause(of) => steer::run(&of, Intent::Pause, &connect, io).await,
+        Command::Resume(of) => steer::run(&of, Intent::Run, &connect, io).await,
+        Command::Cancel(of) => steer::run(&of, Intent::Cancel, &connect, io).await,
         Command::Stop(of) => stop::stop(&of, &connect, io).await,
         Command::Go => stop::go(&connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
