@@ -28,6 +28,8 @@ pub enum ConditionType {
     AwaitingApproval,
     /// A guardrail holds a step of the run.
     Held,
+    /// The risk is accepted, in whole or in part.
+    Suppressed,
 }
 
 impl fmt::Display for ConditionType {
@@ -174,6 +176,14 @@ pub enum Reason {
     ApiUnavailable,
     /// The step waits to be tried again.
     Retrying,
+
+    // Suppressions.
+    /// The risk is accepted: nothing is done about it.
+    AcceptedRisk,
+    /// Some of the vulnerabilities are accepted.
+    PartlyAccepted,
+    /// Its time is over.
+    Expired,
 
     // Guardrails.
     /// The stop switch is on.

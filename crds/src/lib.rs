@@ -28,5 +28,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         v1alpha1::Source::crd(),
         v1alpha1::ImageBlock::crd(),
         v1alpha1::Guardrail::crd(),
+        v1alpha1::Suppression::crd(),
+        v1alpha1::ClusterSuppression::crd(),
     ]
 }

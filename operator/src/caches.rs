@@ -22,7 +22,8 @@ use kube::{Client, ResourceExt as _};
 use quell_actions::{Probing, Severing, StandingPolicies};
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Approval, Channel, ClusterChannel, ClusterPlaybook, Finding, ImageBlock, Playbook, Remediation, Source,
+    Approval, Channel, ClusterChannel, ClusterPlaybook, ClusterSuppression, Finding, ImageBlock, Playbook, Remediation,
+    Source, Suppression,
 };
 use quell_playbooks::contained::Network;
 
@@ -60,6 +61,10 @@ pub struct Caches {
     pub cluster_channels: Store<ClusterChannel>,
     /// Sources.
     pub sources: Store<Source>,
+    /// Suppressions.
+    pub suppressions: Store<Suppression>,
+    /// ClusterSuppressions.
+    pub cluster_suppressions: Store<ClusterSuppression>,
     /// ImageBlocks. A cluster may lack the kind still; nothing waits for them.
     pub image_blocks: Store<ImageBlock>,
     /// Approvals.
@@ -126,6 +131,18 @@ impl Caches {
             channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
             sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
+            suppressions: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Suppressions),
+            ),
+            cluster_suppressions: mirrors.keep(
+                Api::all(client.clone()),
+                all.clone(),
+                |_| {},
+                tell(notices, Notice::Suppressions),
+            ),
             image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
             approvals: mirrors.keep(Api::<Approval>::all(client.clone()), all.clone(), |_| {}, {
                 let notices = notices.clone();
@@ -193,6 +210,8 @@ impl Caches {
             self.channels.wait_until_ready(),
             self.cluster_channels.wait_until_ready(),
             self.sources.wait_until_ready(),
+            self.suppressions.wait_until_ready(),
+            self.cluster_suppressions.wait_until_ready(),
             self.secrets.wait_until_ready(),
             self.approvals.wait_until_ready(),
             self.network_policies.wait_until_ready(),

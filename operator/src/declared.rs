@@ -10,10 +10,11 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition, find};
 use quell_crds::v1alpha1::{
-    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, Guardrail, Playbook, PlaybookKind, Source,
+    Channel, ChannelKind, ClusterChannel, ClusterPlaybook, ClusterSuppression, Guardrail, Playbook, PlaybookKind,
+    Source, Suppression,
 };
 use quell_notify::Destination;
-use quell_playbooks::guardrails;
+use quell_playbooks::{guardrails, suppress};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -105,6 +106,28 @@ impl Declared {
             let conditions = guardrail.status.clone().unwrap_or_default().conditions;
             let api: Api<Guardrail> = Api::all(self.client.clone());
             self.write(&api, &guardrail, &conditions, judged, json!({})).await;
+        }
+    }
+
+    /// Suppressions and ClusterSuppressions.
+    pub async fn report_suppressions(&self) {
+        let now = Utc::now();
+        let judge = |compiled: Result<suppress::Compiled, quell_playbooks::Problem>| match compiled {
+            Ok(one) if one.is_over(now) => {
+                (Status::False, Reason::Expired, "its time is over: what it covered is open again".to_owned())
+            }
+            Ok(_) => (Status::True, Reason::Accepted, "is in force".to_owned()),
+            Err(problem) => (Status::False, problem.reason, format!("{problem}. Until then it suppresses nothing")),
+        };
+        for one in self.caches.cluster_suppressions.state() {
+            let conditions = one.status.clone().unwrap_or_default().conditions;
+            let api: Api<ClusterSuppression> = Api::all(self.client.clone());
+            self.write(&api, &*one, &conditions, judge(suppress::Compiled::of_cluster(&one)), json!({})).await;
+        }
+        for one in self.caches.suppressions.state() {
+            let conditions = one.status.clone().unwrap_or_default().conditions;
+            let api = self.namespaced::<Suppression>(&one);
+            self.write(&api, &*one, &conditions, judge(suppress::Compiled::of(&one)), json!({})).await;
         }
     }
 

@@ -22,6 +22,7 @@ mod probes;
 mod process;
 pub mod rbac;
 pub mod settings;
+mod suppressions;
 
 pub use operator::{OperatorError, run, run_with};
 pub use process::start;

@@ -36,6 +36,7 @@ use crate::mirror::Mirrors;
 use crate::policies;
 use crate::probes::{self, Readiness};
 use crate::settings::Settings;
+use crate::suppressions::{self, Suppressions};
 
 /// How long an orderly end may take.
 const ORDERLY: Duration = Duration::from_secs(20);
@@ -163,6 +164,8 @@ async fn run_until(
     let _ = kinds.await;
     let library = Arc::new(Library::default());
     library.refresh(&caches);
+    let suppressions = Arc::new(Suppressions::default());
+    suppressions.refresh(&caches);
     let sources = Sources::default();
     sources.refresh(&caches);
 
@@ -192,8 +195,7 @@ async fn run_until(
         noticed,
         queues.findings.0.clone(),
         caches.clone(),
-        library.clone(),
-        sources,
+        Taken { library: library.clone(), suppressions: suppressions.clone(), sources },
         changed.clone(),
         settings.network_plugin.clone(),
     ));
@@ -217,6 +219,7 @@ async fn run_until(
         tellings: Tellings::default(),
         turns: Turns::new(queues.runs.0.clone()),
         permits: Permits::new(watched, held.clone()),
+        suppressions,
         held,
         bell,
         audit,
@@ -327,6 +330,7 @@ async fn lead(
     changed.guardrails.notify_one();
     intake.lead(engine.clone());
     let watched = Arc::new(Notify::new());
+    let accepted = declared.clone();
     tokio::join!(
         drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
         drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
@@ -347,6 +351,14 @@ async fn lead(
             end.clone()
         ),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),
+        suppressions::keep(
+            &engine.suppressions,
+            &engine.caches,
+            &accepted,
+            &queues.findings.0,
+            &changed.suppressions,
+            end.clone()
+        ),
         keep_guardrails_reported(declared.clone(), changed.clone(), end.clone()),
         keep_sources_reported(declared, changed.clone(), watched.clone(), end.clone()),
         intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
@@ -393,16 +405,23 @@ async fn keep_sources_reported(
     }
 }
 
+/// What people declare, as it was taken over.
+struct Taken {
+    library: Arc<Library>,
+    suppressions: Arc<Suppressions>,
+    sources: Sources,
+}
+
 /// Takes over what people declare. Every replica does this.
 async fn keep_up(
     mut noticed: UnboundedReceiver<Notice>,
     findings: Queue<Finding>,
     caches: Arc<Caches>,
-    library: Arc<Library>,
-    sources: Sources,
+    taken: Taken,
     changed: Arc<Changed>,
     plugin: Option<String>,
 ) {
+    let Taken { library, suppressions, sources } = taken;
     while let Some(notice) = noticed.recv().await {
         match notice {
             Notice::Library => {
@@ -423,6 +442,10 @@ async fn keep_up(
                 changed.sources.notify_one();
             }
             Notice::Blocks => changed.image_blocks.notify_one(),
+            Notice::Suppressions => {
+                suppressions.refresh(&caches);
+                changed.suppressions.notify_one();
+            }
         }
     }
 }
@@ -438,6 +461,7 @@ struct Changed {
     sources: Notify,
     image_blocks: Notify,
     guardrails: Notify,
+    suppressions: Notify,
 }
 
 struct Queues {

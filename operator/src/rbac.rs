@@ -153,7 +153,17 @@ pub const OWN: &[Need] = &[
     ),
     cluster(
         "quell.dev",
-        &["approvals", "channels", "clusterchannels", "clusterplaybooks", "guardrails", "playbooks", "sources"],
+        &[
+            "approvals",
+            "channels",
+            "clusterchannels",
+            "clusterplaybooks",
+            "clustersuppressions",
+            "guardrails",
+            "playbooks",
+            "sources",
+            "suppressions",
+        ],
         FOLLOW,
         "what people declare and decide",
     ),
@@ -163,11 +173,13 @@ pub const OWN: &[Need] = &[
             "channels/status",
             "clusterchannels/status",
             "clusterplaybooks/status",
+            "clustersuppressions/status",
             "findings/status",
             "guardrails/status",
             "playbooks/status",
             "remediations/status",
             "sources/status",
+            "suppressions/status",
         ],
         &["patch"],
         "tells what became of each; no `spec` is ever changed",
@@ -295,8 +307,9 @@ fn of_steps(scope: Scope) -> Vec<Rule> {
     together.into_iter().map(rule).collect()
 }
 
-const NAMESPACED: &[&str] = &["approvals", "channels", "findings", "playbooks", "remediations"];
-const OF_CLUSTER: &[&str] = &["clusterchannels", "clusterplaybooks", "guardrails", "imageblocks", "sources"];
+const NAMESPACED: &[&str] = &["approvals", "channels", "findings", "playbooks", "remediations", "suppressions"];
+const OF_CLUSTER: &[&str] =
+    &["clusterchannels", "clusterplaybooks", "clustersuppressions", "guardrails", "imageblocks", "sources"];
 
 /// What whoever may `view` a namespace may do with Quell's objects.
 #[must_use]

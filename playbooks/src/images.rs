@@ -50,6 +50,41 @@ impl Affected {
     }
 }
 
+/// Whether an image is the one that is named: by a digest (`sha256:…`), a repository, one with a tag, or one with a digest. `nginx` is
+/// `docker.io/library/nginx`.
+#[must_use]
+pub fn is_of(named: &str, image: &str, digest: &str) -> bool {
+    let (image, digest_of_reference) = image.split_once('@').map_or((image, ""), |(name, digest)| (name, digest));
+    let is_digest = |wanted: &str| wanted == digest || wanted == digest_of_reference;
+    if named.starts_with("sha256:") {
+        return is_digest(named);
+    }
+    if let Some((repository, wanted)) = named.split_once('@') {
+        return is_digest(wanted) && complete(repository) == complete(repository_of(image));
+    }
+    if repository_of(named) == named {
+        return !image.is_empty() && complete(named) == complete(repository_of(image));
+    }
+    complete(named) == complete(image)
+}
+
+/// The reference without its tag; the colon of a port comes before the last slash.
+fn repository_of(reference: &str) -> &str {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => reference,
+    }
+}
+
+/// With the registry, and `library`, that container runtimes add.
+fn complete(reference: &str) -> String {
+    match reference.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.to_owned(),
+        Some(_) => format!("docker.io/{reference}"),
+        None => format!("docker.io/library/{reference}"),
+    }
+}
+
 /// The newest revision that isn't the current one and that no open Finding speaks against.
 #[must_use]
 pub fn last_unaffected<'a>(revisions: &'a [Revision], current: i64, affected: &Affected) -> Option<&'a Revision> {

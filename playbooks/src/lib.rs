@@ -18,6 +18,7 @@ pub mod probe;
 pub mod progress;
 pub mod record;
 pub mod select;
+pub mod suppress;
 pub mod template;
 
 pub use compile::{Compiled, Problem, compile};

@@ -38,7 +38,9 @@ use super::Severity;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.target.kind", priority = 1),
     printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name", priority = 1),
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.target.image", priority = 1)
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.target.image", priority = 1),
+    printcolumn(name = "Suppressed-By", type_ = "string", json_path = ".status.suppressed.by", priority = 1),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.suppressed.until", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FindingSpec {
@@ -279,7 +281,10 @@ pub struct FindingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 2048)))]
     pub open_paths: Vec<String>,
-    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Held`, `Remediated`.
+    /// What of it is accepted risk, why, by whom and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<Suppressed>,
+    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Held`, `Suppressed`, `Remediated`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -296,6 +301,7 @@ impl Default for FindingStatus {
             playbook: String::new(),
             remediations: Vec::new(),
             open_paths: Vec::new(),
+            suppressed: None,
             conditions: Vec::new(),
         }
     }
@@ -338,12 +344,38 @@ impl FindingStatus {
     }
 }
 
+/// What of a Finding is accepted risk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Suppressed {
+    /// The Suppression or ClusterSuppression, as `Kind/name`; where there are several, the first and how many more.
+    #[schemars(length(max = 300))]
+    pub by: String,
+    /// Who answers for it.
+    #[schemars(length(max = 253))]
+    pub owner: String,
+    /// Why.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// Until when; of several, the first that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// All of it is accepted.
+    pub whole: bool,
+    /// How many of the vulnerabilities that the Finding names are accepted.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub vulnerabilities: i32,
+}
+
 /// Where a Finding stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FindingState {
     /// Nothing was done about it: no Playbook matched.
     #[default]
     Open,
+    /// The risk is accepted by a Suppression: nothing is done about it until that ends.
+    Suppressed,
     /// A run is under way.
     Remediating,
     /// A guardrail holds a run; what it was to do isn't done yet.

@@ -12,6 +12,7 @@ mod settings;
 mod severity;
 mod source;
 pub mod step;
+mod suppression;
 
 pub use approval::{Approval, ApprovalDecision, ApprovalGate, ApprovalSpec, ApprovedRun, GateRecord, OnExpiry};
 pub use channel::{
@@ -20,8 +21,8 @@ pub use channel::{
 };
 pub use duration::Duration;
 pub use finding::{
-    Category, Counted, Finding, FindingSpec, FindingState, FindingStatus, MOST_COUNTED, RunReference, Target,
-    Vulnerability, VulnerabilityCounts, Workload,
+    Category, Counted, Finding, FindingSpec, FindingState, FindingStatus, MOST_COUNTED, RunReference, Suppressed,
+    Target, Vulnerability, VulnerabilityCounts, Workload,
 };
 pub use guardrail::{
     Day, Disruption, Freeze, Guardrail, GuardrailSpec, GuardrailStatus, LastReadyReplica, Limit, LimitPer, Once,
@@ -40,3 +41,7 @@ pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
 pub use step::{OnFailure, Retry, Step, StepKind};
+pub use suppression::{
+    ClusterSuppression, ClusterSuppressionSpec, SuppressedTarget, Suppression, SuppressionMatch, SuppressionSpec,
+    SuppressionStatus, VexStatement, VexStatus,
+};

@@ -25,6 +25,10 @@ impl Cluster for Caches {
     fn affected(&self) -> Affected {
         let mut affected = Affected::default();
         for finding in self.findings.state() {
+            let state = finding.status.as_ref().and_then(|status| status.state);
+            if state == Some(quell_crds::v1alpha1::FindingState::Suppressed) {
+                continue;
+            }
             let target = &finding.spec.target;
             let image = if target.image.is_empty() { String::new() } else { normalize_image(&target.image) };
             affected.add(&image, &target.digest);

@@ -43,6 +43,8 @@ pub enum Notice {
     Network,
     /// An ImageBlock.
     Blocks,
+    /// A Suppression or ClusterSuppression.
+    Suppressions,
 }
 
 /// Names of runs, by namespace and name of their Finding.

@@ -1,6 +1,6 @@
 //! What guardrails ask of pods and nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -9,7 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 use quell_crds::names;
 use quell_crds::v1alpha1::{Disruption, Workload};
 use quell_playbooks::PodFacts;
-use quell_playbooks::guardrails::{Group, Impact, Key, Totals};
+use quell_playbooks::guardrails::{Group, Impact, Key, Place, Totals};
 
 use crate::caches::Caches;
 use crate::engine::marked;
@@ -30,26 +30,36 @@ impl Caches {
         self.namespaces.get(&ObjectRef::new(namespace)).map(|found| found.labels().clone()).unwrap_or_default()
     }
 
-    /// For each pod of the workload, the labels of its node.
+    /// The pods of the workload.
     #[must_use]
-    pub fn nodes_of(&self, workload: &Workload) -> Vec<Arc<BTreeMap<String, String>>> {
+    pub fn places_of(&self, workload: &Workload) -> Vec<Place> {
         let is =
             |pod: &&Arc<Pod>| pod.namespace().as_deref() == Some(&workload.namespace) && self.is_owned(pod, workload);
-        self.pods.state().iter().filter(is).map(|pod| self.node_labels(node(pod))).collect()
+        self.pods.state().iter().filter(is).map(|pod| self.place(workload, node(pod))).collect()
     }
 
-    /// The workload whose only ready pod this is.
+    /// Where a pod of the workload on that node belongs.
     #[must_use]
-    pub fn only_ready_pod_of(&self, pod: &PodFacts) -> Option<String> {
+    pub fn place(&self, workload: &Workload, node: &str) -> Place {
+        let workload = format!("{} {}/{}", workload.kind, workload.namespace, workload.name);
+        Place { workload, node: self.node_labels(node) }
+    }
+
+    /// The workload that has no ready pod but this one and `cut_off`, which are cut off with it.
+    #[must_use]
+    pub fn only_ready_pod_of(&self, pod: &PodFacts, cut_off: &BTreeSet<&str>) -> Option<String> {
         let own = self.pod(&pod.namespace, &pod.name).filter(|own| is_ready(own))?;
         let workload = self.top_owner(&own);
         if NO_REPLICAS.contains(&workload.kind.as_str()) {
             return None;
         }
         let others = self.pods.state();
-        let mut others = others
-            .iter()
-            .filter(|other| other.namespace() == own.namespace() && other.name_any() != pod.name && is_ready(other));
+        let mut others = others.iter().filter(|other| {
+            other.namespace() == own.namespace()
+                && other.name_any() != pod.name
+                && !cut_off.contains(other.name_any().as_str())
+                && is_ready(other)
+        });
         let another =
             others.any(|other| !other.labels().contains_key(names::QUARANTINE) && self.is_owned(other, &workload));
         (!another).then(|| format!("{} {}/{}", workload.kind, workload.namespace, workload.name))
@@ -76,8 +86,7 @@ impl Caches {
             let impact = Impact {
                 disruption: Disruption::Contained,
                 namespace: pod.namespace().unwrap_or_default(),
-                workload: format!("{} {}/{}", workload.kind, workload.namespace, workload.name),
-                nodes: vec![self.node_labels(node(&pod))],
+                pods: vec![self.place(&workload, node(&pod))],
             };
             all.push((key, impact));
         }

@@ -18,6 +18,7 @@ use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Asked, Decision, Run};
 use quell_playbooks::select::{self, Verdict};
+use quell_playbooks::suppress::without;
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::queue::Look;
@@ -48,7 +49,18 @@ fn observe(engine: &Engine, finding: &Finding) -> World {
 fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     let runs = engine.caches.runs_of(finding);
     let scope = world.scope();
-    let mut selection = Selection { runs, ..Selection::default() };
+    let suppressed = engine.suppressions.judge(world, &scope);
+    let mut selection = Selection { runs, suppressed, ..Selection::default() };
+    if selection.suppressed.whole.is_some() {
+        return selection;
+    }
+    // Playbooks see what is left of a Finding of which some vulnerabilities are accepted.
+    let left = (!selection.suppressed.vulnerabilities.is_empty())
+        .then(|| World { finding: without(&world.finding, &selection.suppressed), ..world.clone() });
+    let (world, scope) = match &left {
+        Some(left) => (left, left.scope()),
+        None => (world, scope),
+    };
     // Of a group one is run, and one that was stays the one.
     let mut taken: HashSet<(PlaybookKind, String)> = HashSet::new();
     let of_group = |kind, settings: &RunSettings| settings.group.clone().map(|group| (kind, group));

@@ -11,6 +11,7 @@ mod probed;
 mod queue;
 mod run;
 mod status;
+mod suppressed;
 mod told;
 
 pub use claims::Turns;
@@ -44,6 +45,7 @@ use crate::fence::Fence;
 use crate::identity::Identities;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::suppressions::Suppressions;
 
 /// What the engine works with.
 pub struct Engine {
@@ -75,6 +77,8 @@ pub struct Engine {
     pub turns: Turns,
     /// Lets effects through, or holds them.
     pub permits: Arc<Permits>,
+    /// Accepted risk.
+    pub suppressions: Arc<Suppressions>,
     /// Runs that are held.
     pub held: Arc<HeldRuns>,
     /// Tells the channels of guardrails.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use quell_actions::{ActionError, Gate, mark};
+use quell_actions::{ActionError, Gate, mark, quarantine};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Disruption, Remediation, RemediationStatus, StepKind, StepRecord, StepState};
+use quell_crds::v1alpha1::{Disruption, Remediation, RemediationStatus, StepKind, StepRecord, StepState, Workload};
+use quell_playbooks::PodFacts;
 use quell_playbooks::guardrails::{Guardrails, Hold, Impact, Key, Ledger, Purpose, Subject, Verdict, reach};
 use serde_json::Value;
 
@@ -132,9 +133,14 @@ impl Permits {
         let workload = world.workload.as_ref();
         let kinds: BTreeSet<String> =
             [Some(target.kind.clone()), workload.map(|one| one.kind.clone())].into_iter().flatten().collect();
-        let impact = reach(kind).disrupts.and_then(|disruption| impact(caches, run, disruption));
+        let others = others(stage, step, kind);
+        let mut impact = reach(kind).disrupts.and_then(|disruption| impact(caches, run, disruption));
+        if let Some(impact) = &mut impact {
+            impact.pods.extend(others.iter().map(|(pod, workload)| caches.place(workload, &pod.node)));
+        }
         let contains = reach(kind).disrupts == Some(Disruption::Contained);
-        let last_ready_of = pod.filter(|_| contains).and_then(|pod| caches.only_ready_pod_of(pod));
+        let cut_off = others.iter().map(|(pod, _)| pod.name.as_str()).collect();
+        let last_ready_of = pod.filter(|_| contains).and_then(|pod| caches.only_ready_pod_of(pod, &cut_off));
         let subject = Subject {
             purpose: Purpose::Effect,
             step: &stage.steps[step].step.name,
@@ -149,6 +155,14 @@ impl Permits {
             impact: impact.as_ref(),
             last_ready_of: last_ready_of.as_deref(),
         };
+        for (pod, workload) in &others {
+            let about = format!("Pod {}/{}, which runs the same image,", pod.namespace, pod.name);
+            let kinds = ["Pod".to_owned(), workload.kind.clone()].into();
+            let other = Subject { about: &about, pod_labels: Some(&pod.labels), kinds: &kinds, ..subject };
+            if let Some(hold) = guardrails.protects(&other) {
+                return Err(hold);
+            }
+        }
         let now = Utc::now();
         let mut counted = self.counted();
         let longest = guardrails.readable.iter().filter_map(|one| one.longest_window()).max();
@@ -232,7 +246,12 @@ impl Counted {
             for (step, record) in run.spec.all_steps().zip(records) {
                 let Some(disruption) = reach(&step.kind).disrupts else { continue };
                 let at = record.finished_at.or(record.started_at).filter(|at| then.is_none_or(|then| *at >= then));
-                if let (true, Some(at), Some(impact)) = (is_in_effect(record), at, impact(caches, &run, disruption)) {
+                if let (true, Some(at), Some(mut impact)) = (is_in_effect(record), at, impact(caches, &run, disruption))
+                {
+                    for other in record.receipt.iter().flat_map(quarantine::cut_off).skip(1) {
+                        let workload = caches.pod(&other.namespace, &other.name).map(|pod| caches.top_owner(&pod));
+                        impact.pods.push(caches.place(&workload.unwrap_or_default(), ""));
+                    }
                     self.ledger.count(key(&run, &step.name), impact, at);
                 }
             }
@@ -265,21 +284,28 @@ fn key(run: &Remediation, step: &str) -> Key {
 fn impact(caches: &Caches, run: &Remediation, disruption: Disruption) -> Option<Impact> {
     let target = &run.spec.target;
     let workload = run.spec.workload.as_ref();
-    let named = workload.map(|one| format!("{} {}/{}", one.kind, one.namespace, one.name));
-    let nodes = match disruption {
+    let own = Workload {
+        kind: "Pod".to_owned(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        ..Workload::default()
+    };
+    let pods = match disruption {
         Disruption::Contained if target.kind != "Pod" => return None,
         Disruption::Contained => {
             let node = caches.pod(&target.namespace, &target.name).and_then(|pod| pod.spec.clone()?.node_name);
-            vec![caches.node_labels(node.as_deref().unwrap_or(&target.node))]
+            vec![caches.place(workload.unwrap_or(&own), node.as_deref().unwrap_or(&target.node))]
         }
-        Disruption::Restarted => caches.nodes_of(workload?),
+        Disruption::Restarted => caches.places_of(workload?),
     };
-    Some(Impact {
-        disruption,
-        namespace: target.namespace.clone(),
-        workload: named.unwrap_or_else(|| format!("Pod {}/{}", target.namespace, target.name)),
-        nodes,
-    })
+    Some(Impact { disruption, namespace: target.namespace.clone(), pods })
+}
+
+/// Other pods that the step would cut off as well.
+fn others(stage: &Stage<'_>, step: usize, kind: &StepKind) -> Vec<(PodFacts, Workload)> {
+    let (StepKind::Quarantine(parameters), Some(pod)) = (kind, stage.world.target.pod()) else { return Vec::new() };
+    let mark = stage.mark(step);
+    quarantine::others(parameters, pod, &stage.context(&mark, step))
 }
 
 /// Runs that are held, and what wakes each.

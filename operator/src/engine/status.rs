@@ -12,11 +12,12 @@ use quell_crds::names::field_managers;
 use quell_crds::v1alpha1::{
     Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, RunReference, StepKind, StepState,
 };
+use quell_playbooks::suppress::Judgement;
 use quell_playbooks::{Compiled, TargetState, World};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::engine::{Engine, EngineError, held, told};
+use crate::engine::{Engine, EngineError, held, suppressed, told};
 
 /// Which playbooks a Finding is for.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub struct Selection {
     pub new: Vec<Arc<Compiled>>,
     /// Playbooks whose `when` failed, and why.
     pub failed: Vec<(String, String)>,
+    /// What of it is accepted risk.
+    pub suppressed: Judgement,
 }
 
 /// How the status of our own objects is patched.
@@ -95,6 +98,7 @@ pub async fn report_finding(
         ("playbook", json!(after.playbook)),
         ("remediations", json!(after.remediations)),
         ("openPaths", json!(after.open_paths)),
+        ("suppressed", json!(after.suppressed)),
         ("conditions", json!(after.conditions)),
     ];
     let mut operations = vec![json!({ "op": "test", "path": "/metadata/uid", "value": finding.uid() })];
@@ -127,7 +131,12 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
     // Who says that it is over is its source.
     let resolved = before.state == Some(FindingState::Resolved);
     let held = selection.runs.iter().any(|run| held::condition_of(run).is_some());
+    let accepted = selection.suppressed.whole.is_some();
     let state = if resolved { FindingState::Resolved } else { state(&phases, quarantine, held) };
+    let state = match state {
+        FindingState::Open | FindingState::Failed | FindingState::Undone if accepted => FindingState::Suppressed,
+        other => other,
+    };
     let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
     FindingStatus {
         observed_generation: finding.metadata.generation,
@@ -150,6 +159,7 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
             })
             .collect(),
         open_paths: of_runs(selection).flat_map(|status| status.open_paths.iter().cloned()).take(MOST_PATHS).collect(),
+        suppressed: suppressed::of(&selection.suppressed),
         conditions: conditions(finding, world, selection, before, &phases, quarantine),
     }
 }
@@ -238,8 +248,16 @@ fn conditions(
         let (status, reason, message) = target_found(finding, world);
         all.push(make(ConditionType::TargetResolved, status, reason, message));
     }
+    all.extend(
+        suppressed::told(&selection.suppressed)
+            .map(|(status, reason, message)| make(ConditionType::Suppressed, status, reason, message)),
+    );
     let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
     all.push(match (names.as_slice(), selection.failed.first()) {
+        ([], None) if selection.suppressed.whole.is_some() => {
+            let message = "it is suppressed, and no playbook is asked".to_owned();
+            make(ConditionType::Matched, Status::False, Reason::AcceptedRisk, message)
+        }
         ([], None) => {
             let look = "kubectl quell explain says why each did not";
             make(

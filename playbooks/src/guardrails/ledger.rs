@@ -28,14 +28,21 @@ pub struct Impact {
     pub disruption: Disruption,
     /// Their namespace.
     pub namespace: String,
-    /// Their topmost owner, such as `Deployment shop/web`.
+    /// The pods.
+    pub pods: Vec<Place>,
+}
+
+/// Where a pod belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its topmost owner, such as `Deployment shop/web`.
     pub workload: String,
-    /// For each pod, the labels of its node.
-    pub nodes: Vec<Arc<BTreeMap<String, String>>>,
+    /// Labels of its node.
+    pub node: Arc<BTreeMap<String, String>>,
 }
 
 /// Of what a limit is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// The cluster.
     Cluster,
@@ -121,7 +128,7 @@ impl Ledger {
     pub fn release(&mut self, key: &Key, waits: impl Fn(&Key) -> bool) -> Vec<Key> {
         self.waiting.retain(|waiting| waiting.key != *key && waits(&waiting.key));
         let Some(entry) = self.entries.remove(key) else { return Vec::new() };
-        let mut slots = entry.impact.nodes.len();
+        let mut slots = entry.impact.pods.len();
         let mut next = Vec::new();
         for waiting in &self.waiting {
             if slots == 0 {
@@ -250,33 +257,33 @@ fn free_at(counted: &[(DateTime<Utc>, usize)], needed: usize, most: usize, windo
 impl Impact {
     /// How many of the pods are in the group.
     fn is_in(&self, group: &Group) -> usize {
-        let all = self.nodes.len();
-        let is = match group {
-            Group::Cluster => true,
-            Group::Namespace(name) => *name == self.namespace,
-            Group::Workload(name) => *name == self.workload,
+        let all = self.pods.len();
+        match group {
+            Group::Cluster => all,
+            Group::Namespace(name) if *name == self.namespace => all,
+            Group::Namespace(_) => 0,
+            Group::Workload(name) => self.pods.iter().filter(|pod| pod.workload == *name).count(),
             Group::Nodes { label, value } => {
-                return self.nodes.iter().filter(|node| node.get(label).map_or("", String::as_str) == value).count();
+                self.pods.iter().filter(|pod| pod.node.get(label).map_or("", String::as_str) == value).count()
             }
-        };
-        if is { all } else { 0 }
+        }
     }
 
     fn groups(&self, limit: &Limited) -> Vec<(Group, usize)> {
-        let all = self.nodes.len();
-        match limit.per {
-            LimitPer::Cluster => vec![(Group::Cluster, all)],
-            LimitPer::Namespace => vec![(Group::Namespace(self.namespace.clone()), all)],
-            LimitPer::Workload => vec![(Group::Workload(self.workload.clone()), all)],
-            LimitPer::NodeGroup => {
-                let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
-                for node in &self.nodes {
-                    *groups.entry(node.get(&limit.node_label).map_or("", String::as_str)).or_default() += 1;
-                }
-                let group = |value: &str| Group::Nodes { label: limit.node_label.clone(), value: value.to_owned() };
-                groups.into_iter().map(|(value, pods)| (group(value), pods)).collect()
-            }
+        let group = |pod: &Place| match limit.per {
+            LimitPer::Cluster => Group::Cluster,
+            LimitPer::Namespace => Group::Namespace(self.namespace.clone()),
+            LimitPer::Workload => Group::Workload(pod.workload.clone()),
+            LimitPer::NodeGroup => Group::Nodes {
+                label: limit.node_label.clone(),
+                value: pod.node.get(&limit.node_label).cloned().unwrap_or_default(),
+            },
+        };
+        let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
+        for pod in &self.pods {
+            *groups.entry(group(pod)).or_default() += 1;
         }
+        groups.into_iter().collect()
     }
 }
 

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use kube::core::{Selector as LabelMatcher, SelectorExt as _};
 use quell_crds::conditions::Reason;
+use quell_crds::v1alpha1::step::HostNetwork;
 use quell_crds::v1alpha1::{Disruption, StepKind};
 use serde_json::json;
 
 pub use compile::{Compiled, Problem, compile};
-pub use ledger::{Group, Impact, Key, Ledger, Totals};
+pub use ledger::{Group, Impact, Key, Ledger, Place, Totals};
 
 use crate::cel::{Expression, Scope};
 
@@ -112,7 +113,11 @@ pub struct Reach {
 pub fn reach(kind: &StepKind) -> Reach {
     let changes = Reach { changes: true, disrupts: None, writes: &[] };
     match kind {
-        StepKind::Quarantine(_) => Reach { disrupts: Some(Disruption::Contained), writes: &["Pod"], ..changes },
+        StepKind::Quarantine(quarantine) => Reach {
+            disrupts: Some(Disruption::Contained),
+            writes: if quarantine.host_network == HostNetwork::Cordon { &["Pod", "Node"] } else { &["Pod"] },
+            ..changes
+        },
         StepKind::DenyImage(_) => Reach { writes: &["ImageBlock"], ..changes },
         StepKind::Rollback(_) | StepKind::SetImage(_) => Reach { disrupts: Some(Disruption::Restarted), ..changes },
         StepKind::Rebuild(_) => changes,
@@ -195,6 +200,12 @@ impl Guardrails {
             .or_else(|| self.frozen(subject, now))
             .or_else(|| self.last_replica(subject))
             .or_else(|| subject.impact.and_then(|impact| ledger.limited(&self.readable, key, impact, totals, now)))
+    }
+
+    /// What protects the subject, whatever else holds it.
+    #[must_use]
+    pub fn protects(&self, subject: &Subject<'_>) -> Option<Hold> {
+        self.protected(subject, &reach(subject.kind))
     }
 
     fn protected(&self, subject: &Subject<'_>, reach: &Reach) -> Option<Hold> {

@@ -8,7 +8,7 @@ use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::{Guardrail, Intent, RemediationStatus, RunSettings, StepKind, StepState};
 use quell_playbooks::compile::CompiledStep;
 use quell_playbooks::guardrails::{
-    Group, Guardrails, Hold, Impact, Key, Ledger, Purpose, Subject, Totals, Verdict, compile, reach,
+    Group, Guardrails, Hold, Impact, Key, Ledger, Place, Purpose, Subject, Totals, Verdict, compile, reach,
 };
 use quell_playbooks::plan::{self, Asked as AskedOfRun, Run};
 use quell_playbooks::{Decision, Outcome, TargetState, World, progress};
@@ -89,8 +89,9 @@ impl Asked {
         let impact = reach(&self.kind).disrupts.map(|disruption| Impact {
             disruption,
             namespace: self.namespace.clone(),
-            workload: self.workload.clone(),
-            nodes: (0..self.pods).map(|_| Arc::new(self.node.clone())).collect(),
+            pods: (0..self.pods)
+                .map(|_| Place { workload: self.workload.clone(), node: Arc::new(self.node.clone()) })
+                .collect(),
         });
         let subject = Subject {
             purpose: self.purpose,

@@ -16,4 +16,5 @@ mod retry;
 mod select;
 mod steer;
 mod support;
+mod suppress;
 mod undo;

@@ -14,7 +14,10 @@ async fn namespace() -> Result<TestNamespace> {
 
 fn api(namespace: &TestNamespace, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("quell.dev", "v1alpha1", kind));
-    if matches!(kind, "ClusterPlaybook" | "ClusterChannel" | "Guardrail" | "ImageBlock" | "Source") {
+    if matches!(
+        kind,
+        "ClusterPlaybook" | "ClusterChannel" | "ClusterSuppression" | "Guardrail" | "ImageBlock" | "Source"
+    ) {
         Api::all_with(namespace.client().clone(), &resource)
     } else {
         Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource)
@@ -416,4 +419,30 @@ async fn a_guardrail_with_everything_is_accepted() -> Result<()> {
         }),
     )
     .await
+}
+
+refused!(
+    an_accepted_risk_without_an_end_is_refused,
+    "Suppression",
+    json!({ "match": { "sources": ["falco"] }, "reason": "known", "owner": "ana" }),
+    "an accepted risk ends: give expiresAt"
+);
+refused!(
+    a_suppression_of_everything_is_refused,
+    "ClusterSuppression",
+    json!({ "match": {}, "reason": "known", "owner": "ana", "expiresAt": "2027-01-01T00:00:00Z" }),
+    "give at least one of sources, rules"
+);
+refused!(
+    a_suppression_that_nobody_answers_for_is_refused,
+    "Suppression",
+    json!({ "match": { "sources": ["falco"] }, "reason": "known", "expiresAt": "2027-01-01T00:00:00Z" }),
+    "spec.owner: Required value"
+);
+
+#[tokio::test]
+async fn what_a_vex_document_states_may_do_without_an_end() -> Result<()> {
+    let vex = json!({ "status": "NotAffected", "justification": "vulnerable_code_not_present", "document": "https://shop.example/vex/1" });
+    let matcher = json!({ "vulnerabilities": ["CVE-2019-20367"], "images": ["registry.example/shop"] });
+    is_accepted("Suppression", json!({ "match": matcher, "reason": "not there", "owner": "ana", "vex": vex })).await
 }

@@ -23,7 +23,6 @@ async fn nothing_of_it_is_there_unless_it_is_asked_for() -> Result<()> {
         "quell-revoke",
         "quell-tokens",
         "quell-host-network",
-        "pods/eviction",
         "rolebindings",
         "--sever-image",
         "--probe-image",

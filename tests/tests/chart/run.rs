@@ -71,6 +71,16 @@ metadata: {{name: production}}
 spec: {{limits: [{{name: many, per: Cluster, max: 100}}]}}
 ---
 apiVersion: quell.dev/v1alpha1
+kind: ClusterSuppression
+metadata: {{name: known}}
+spec: {{match: {{rules: [a known thing]}}, reason: known, owner: ana, expiresAt: "2099-01-01T00:00:00Z"}}
+---
+apiVersion: quell.dev/v1alpha1
+kind: Suppression
+metadata: {{name: known, namespace: quell}}
+spec: {{match: {{rules: [a known thing]}}, reason: known, owner: ana, expiresAt: "2099-01-01T00:00:00Z"}}
+---
+apiVersion: quell.dev/v1alpha1
 kind: Source
 metadata: {{name: trivy-operator}}
 spec: {{format: trivy-operator, watch: {{}}}}

@@ -10,4 +10,5 @@ mod restart;
 mod signals;
 mod steer;
 mod support;
+mod suppressions;
 mod told;

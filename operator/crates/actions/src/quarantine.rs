@@ -17,6 +17,7 @@ mod profile;
 pub use deny::{DenyKind, as_object as deny_policy};
 pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
 pub use keep::{Kept, keep};
+pub use others::would_be as others;
 pub use owner::PAUSING;
 pub use probe::{Answer, RIGHTS as PROBING, probe};
 pub use profile::{FULL, Profile, policy_name};

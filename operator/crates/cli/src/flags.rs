@@ -81,6 +81,11 @@ pub enum Command {
     /// Turn the stop switch off: runs that it held go on
     #[command(after_help = "Examples:\n  kubectl quell go")]
     Go,
+    /// Accept what VEX documents state
+    Vex {
+        #[command(subcommand)]
+        command: VexCommand,
+    },
     /// Work on the formats of tools
     Source {
         #[command(subcommand)]
@@ -329,6 +334,43 @@ pub struct Stop {
     /// Why, for whoever reads that a run is held
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VexCommand {
+    /// Make suppressions of what a VEX document says is not affected, or fixed
+    #[command(after_help = VEX_IMPORT)]
+    Import(VexImport),
+}
+
+const VEX_IMPORT: &str = "\
+Reads OpenVEX and CycloneDX VEX (JSON). Only the states not affected and fixed (resolved) are taken over, with their justification; the rest is \
+said on standard error. Without --apply, manifests are printed, and no cluster is needed.
+
+Examples:
+  kubectl quell vex import shop.openvex.json -n shop > suppressions.yaml
+  kubectl quell vex import shop.openvex.json -n shop --apply
+  kubectl quell vex import bom.vex.json --cluster --image registry.example/shop --expires 2027-03-31T00:00:00Z";
+
+#[derive(Args, Clone, Debug)]
+pub struct VexImport {
+    /// The document; - for standard input
+    pub file: PathBuf,
+    /// Write the suppressions to the cluster
+    #[arg(long)]
+    pub apply: bool,
+    /// Make ClusterSuppressions, for all namespaces
+    #[arg(long)]
+    pub cluster: bool,
+    /// Images that it holds for, in place of those that the document names; may be given several times
+    #[arg(long = "image", value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Who answers for it; default: the document's author
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Until when; default: without end
+    #[arg(long = "expires", value_name = "TIME", value_parser = crate::vex::time)]
+    pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 const SOURCE_TEST: &str = "\

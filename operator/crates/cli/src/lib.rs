@@ -24,6 +24,7 @@ mod text;
 mod time;
 mod told;
 mod undo;
+mod vex;
 mod watch;
 
 use std::ffi::OsString;
@@ -35,7 +36,7 @@ use quell_crds::v1alpha1::{ApprovalDecision, Intent};
 
 pub use error::CliError;
 
-use crate::flags::{AuditCommand, Command, Flags, SourceCommand};
+use crate::flags::{AuditCommand, Command, Flags, SourceCommand, VexCommand};
 
 /// What a command reads and writes.
 pub struct Io {
@@ -108,6 +109,7 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Undo(of) => undo::run(&of, &connect, io).await,
         Command::Approve(of) => approve::run(&of, ApprovalDecision::Approve, &connect, io).await,
         Command::Deny(of) => approve::run(&of, ApprovalDecision::Deny, &connect, io).await,
+        Command::Vex { command: VexCommand::Import(of) } => vex::run(&of, &connect, io).await,
         Command::Pause(of) => steer::run(&of, Intent::Pause, &connect, io).await,
         Command::Resume(of) => steer::run(&of, Intent::Run, &connect, io).await,
         Command::Cancel(of) => steer::run(&of, Intent::Cancel, &connect, io).await,

@@ -223,7 +223,7 @@ async fn matches(connection: &Connection, planned: &Planned, io: &mut Io) -> Res
     let cheap = Compiled { when: None, target_labels: None, ..compiled.clone() };
     let open = |finding: &Finding| {
         let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
-        !matches!(state, FindingState::Remediated | FindingState::Undone)
+        !matches!(state, FindingState::Remediated | FindingState::Suppressed | FindingState::Undone)
     };
     let mut candidates: Vec<Finding> = findings.into_iter().filter(open).collect();
     candidates.retain(|finding| {

@@ -101,7 +101,11 @@ fn is_final(known: &Known, uid: &str) -> Option<Exit> {
     match known.findings.get(uid)?.status.as_ref()?.state? {
         FindingState::Remediated | FindingState::Undone | FindingState::Resolved => Some(Exit::Ok),
         FindingState::Failed | FindingState::Cancelled => Some(Exit::Failed),
-        FindingState::Open | FindingState::Remediating | FindingState::Held | FindingState::Quarantined => None,
+        FindingState::Open
+        | FindingState::Suppressed
+        | FindingState::Remediating
+        | FindingState::Held
+        | FindingState::Quarantined => None,
     }
 }
 
@@ -146,7 +150,7 @@ async fn begin(
 /// Whether somebody may have to look: nothing was done, it is under way, or it failed.
 fn is_open(finding: &Finding) -> bool {
     let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
-    !matches!(state, FindingState::Remediated | FindingState::Undone)
+    !matches!(state, FindingState::Remediated | FindingState::Suppressed | FindingState::Undone)
 }
 
 fn open_line(finding: &Finding, runs: &[Remediation]) -> Line {

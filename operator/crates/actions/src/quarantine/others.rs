@@ -48,14 +48,9 @@ pub(super) fn choose(parameters: &Quarantine, pod: &PodFacts, cx: &Context<'_>) 
     if parameters.others == Others::None {
         return None;
     }
-    let target = &cx.world.finding.spec.target;
-    let Some(mut all) = cx.cluster.same_digest(pod, &target.container, &target.digest) else {
+    let Some(mut all) = same(pod, cx) else {
         return Some(Chosen { unknown: true, ..Chosen::default() });
     };
-    all.retain(|(other, _)| {
-        other.uid != pod.uid && !other.host_network && !other.labels.contains_key(names::QUARANTINE)
-    });
-    all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     let left = all.len().saturating_sub(parameters.most_others());
     all.truncate(parameters.most_others());
     let other = |(pod, workload): (PodFacts, Workload)| Other {
@@ -65,6 +60,28 @@ pub(super) fn choose(parameters: &Quarantine, pod: &PodFacts, cx: &Context<'_>) 
         workload: Some(workload).filter(|top| top.kind != "Pod"),
     };
     Some(Chosen { pods: all.into_iter().map(other).collect(), left, unknown: false })
+}
+
+/// Pods with the same image that aren't cut off yet, in their order.
+fn same(pod: &PodFacts, cx: &Context<'_>) -> Option<Vec<(PodFacts, Workload)>> {
+    let target = &cx.world.finding.spec.target;
+    let mut all = cx.cluster.same_digest(pod, &target.container, &target.digest)?;
+    all.retain(|(other, _)| {
+        other.uid != pod.uid && !other.host_network && !other.labels.contains_key(names::QUARANTINE)
+    });
+    all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+    Some(all)
+}
+
+/// The other pods that the step would cut off now, and the workload of each.
+#[must_use]
+pub fn would_be(parameters: &Quarantine, pod: &PodFacts, cx: &Context<'_>) -> Vec<(PodFacts, Workload)> {
+    if parameters.others == Others::None {
+        return Vec::new();
+    }
+    let mut all = same(pod, cx).unwrap_or_default();
+    all.truncate(parameters.most_others());
+    all
 }
 
 /// What came of the others.
