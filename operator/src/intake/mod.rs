@@ -9,7 +9,7 @@ mod watch;
 
 pub use fold::Folder;
 pub use server::{ServeError, Server, listen, serve};
-pub use sources::{Admission, Sources, judge, secret_value};
+pub use sources::{Admission, Reads, Sources, judge, secret_value};
 pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
@@ -109,8 +109,10 @@ impl Intake {
 
     /// Stores what a Source reported. When this returns, every Finding is durable.
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
-        let places = join_all(signals.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
-        let findings = signals
+        // What a tool says is no longer there makes no Finding.
+        let open: Vec<_> = signals.iter().filter(|signal| !signal.resolved).collect();
+        let places = join_all(open.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
+        let findings = open
             .iter()
             .zip(places)
             .flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)))
