@@ -125,7 +125,9 @@ impl fmt::Display for Category {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// Kind of the object: `Pod`, `Deployment`, `Node`, …, or `Image` for an image that nothing in the cluster runs.
+    /// Kind of the object: `Pod`, `Deployment`, `Node`, …; or `Image` for an image that nothing in the cluster runs, `Container` and
+    /// `Address` for what no pod is known of, `Cluster` for the cluster as a whole, and words such as `External`, `Repository`, `Filesystem`,
+    /// `Host` for what is not in it.
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,
     /// API version of the object, such as `apps/v1`. Empty for `Image`.
@@ -210,6 +212,20 @@ pub struct Vulnerability {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub score: Option<f64>,
+    /// Whether there is a version that fixes it, as the tool says; not set where the tool doesn't know. Where `fixedVersion` is set, this is
+    /// true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix_available: Option<bool>,
+    /// EPSS: how probable it is that somebody exploits it within 30 days, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub epss: Option<f64>,
+    /// Whether it is known to be exploited, as the catalogue of CISA (KEV) says. Not set where the tool doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_exploited: Option<bool>,
+    /// Whether an exploit is publicly available, as the tool says. Not set where the tool doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exploit_available: Option<bool>,
     /// What it is, in a line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]

@@ -32,10 +32,15 @@ use super::SecretKey;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.watch)").message("give one of webhook and watch"))]
-#[x_kube(validation = Rule::new("(self.format == 'trivy-operator') == has(self.watch)").message("trivy-operator is watched; falco, falcosidekick and trivy are posted to a webhook"))]
+#[x_kube(validation = Rule::new("!has(self.watch) || self.format == 'trivy-operator'").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
+#[x_kube(validation = Rule::new("!has(self.dataFormat) || self.format == 'cloudevents'").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
+#[x_kube(validation = Rule::new("!has(self.dataFormat) || self.dataFormat != 'cloudevents'").message("dataFormat is another format than cloudevents"))]
 pub struct SourceSpec {
     /// What the tool writes.
     pub format: Format,
+    /// For CloudEvents: what is in those whose type doesn't tell. Without it they are not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_format: Option<Format>,
     /// The tool posts to `/v1/sources/<name of this Source>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<SourceWebhook>,
@@ -48,14 +53,93 @@ pub struct SourceSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
+    /// The webhook of Prometheus' Alertmanager, version 4 and the ones before.
+    Alertmanager,
+    /// Clair: vulnerability reports, and what its notifier says.
+    Clair,
+    /// CloudEvents, around what one of the other formats describes.
+    Cloudevents,
     /// Falco's `http_output` with `json_output: true`.
     Falco,
     /// The webhook output of Falcosidekick.
     Falcosidekick,
-    /// The JSON report of `trivy image`.
+    /// OPA Gatekeeper: constraints with their violations, and exported violations.
+    Gatekeeper,
+    /// The JSON report of `grype`.
+    Grype,
+    /// Findings of AWS GuardDuty, through EventBridge or SNS.
+    Guardduty,
+    /// Harbor's webhook, and its vulnerability reports.
+    Harbor,
+    /// Flows of Cilium Hubble.
+    Hubble,
+    /// Findings of AWS Inspector and image scans of ECR, through EventBridge or SNS.
+    Inspector,
+    /// The audit log of a Kubernetes API server, by its webhook or by lines of its log.
+    K8sAudit,
+    /// Kubernetes Events.
+    K8sEvents,
+    /// The JSON report of `kube-bench`.
+    KubeBench,
+    /// Alerts of KubeArmor.
+    Kubearmor,
+    /// Kubescape: reports of its command, its objects in the cluster, and alerts of its node agent.
+    Kubescape,
+    /// Findings in the Open Cybersecurity Schema Framework, as of Prowler and AWS Security Hub.
+    Ocsf,
+    /// Reports of openreports.io.
+    Openreports,
+    /// What sigstore's policy-controller denied, seen in the audit log, in Events or as text.
+    PolicyController,
+    /// PolicyReports and ClusterPolicyReports of wgpolicyk8s.io, as of Kyverno.
+    Policyreport,
+    /// SARIF 2.1.0, which many scanners write.
+    Sarif,
+    /// Tencent Cloud Workload Protection: messages of its robot webhook.
+    TencentCwp,
+    /// The webhook of Tencent Container Registry.
+    TencentTcr,
+    /// Events of Tencent Container Security Service.
+    TencentTcss,
+    /// Events of Tetragon.
+    Tetragon,
+    /// The JSON report of Trivy: of an image, a file system, a configuration or a cluster.
     Trivy,
-    /// The VulnerabilityReports of trivy-operator.
+    /// The reports of trivy-operator, watched or sent by its webhook.
     TrivyOperator,
+}
+
+impl Format {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 27] = [
+        Self::Alertmanager,
+        Self::Clair,
+        Self::Cloudevents,
+        Self::Falco,
+        Self::Falcosidekick,
+        Self::Gatekeeper,
+        Self::Grype,
+        Self::Guardduty,
+        Self::Harbor,
+        Self::Hubble,
+        Self::Inspector,
+        Self::K8sAudit,
+        Self::K8sEvents,
+        Self::KubeBench,
+        Self::Kubearmor,
+        Self::Kubescape,
+        Self::Ocsf,
+        Self::Openreports,
+        Self::PolicyController,
+        Self::Policyreport,
+        Self::Sarif,
+        Self::TencentCwp,
+        Self::TencentTcr,
+        Self::TencentTcss,
+        Self::Tetragon,
+        Self::Trivy,
+        Self::TrivyOperator,
+    ];
 }
 
 impl fmt::Display for Format {

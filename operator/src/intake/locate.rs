@@ -72,6 +72,25 @@ pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Pl
             }
             vec![place]
         }
+        About::Address { ip } => {
+            let pods = caches.pods.state();
+            // A pod on its node's network has the node's address, as others there.
+            let owns = |pod: &&Arc<Pod>| {
+                let status = pod.status.as_ref();
+                let on_node = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+                let ips = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+                !on_node
+                    && (status.and_then(|status| status.pod_ip.as_deref()) == Some(ip)
+                        || ips.iter().any(|one| one.ip == *ip))
+            };
+            let Some(pod) = pods.iter().find(owns) else { return vec![unplaced] };
+            let mut place = unplaced;
+            "Pod".clone_into(&mut place.target.kind);
+            "v1".clone_into(&mut place.target.api_version);
+            place.target.namespace = pod.namespace().unwrap_or_default();
+            place.target.name = pod.name_any();
+            vec![in_pod(place, pod, None, caches)]
+        }
         About::Workload { .. } => vec![unplaced],
     }
 }

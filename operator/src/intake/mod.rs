@@ -13,7 +13,7 @@ pub use backlog::Backlog;
 pub use deliver::{deliver, tell};
 pub use fold::Folder;
 pub use server::{ServeError, Server, listen, serve};
-pub use sources::{Admission, Sources, judge, secret_value};
+pub use sources::{Admission, Reads, Sources, judge, secret_value};
 pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
@@ -167,8 +167,10 @@ impl Intake {
     }
 
     async fn findings(&self, source: &str, signals: &[Signal]) -> Vec<Finding> {
-        let places = join_all(signals.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
-        let all = signals.iter().zip(places);
+        // What a tool says is no longer there makes no Finding.
+        let open: Vec<_> = signals.iter().filter(|signal| !signal.resolved).collect();
+        let places = join_all(open.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
+        let all = open.into_iter().zip(places);
         let all = all.flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)));
         all.map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace)).collect()
     }

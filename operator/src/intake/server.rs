@@ -12,14 +12,14 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use quell_crds::v1alpha1::Format;
+use quell_ingest::{Delivery, receive};
 use serde_json::json;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::intake::tls::{self, TlsError};
-use crate::intake::{Accepted, Admission, Intake, Sources};
+use crate::intake::{Accepted, Admission, Intake, Reads, Sources};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -122,8 +122,8 @@ async fn admit(State(server): State<Server>, mut request: Request, next: Next) -
     let token = bearer(request.headers());
     let query = token_in_query(request.uri());
     match server.sources.admit(&name, token, query) {
-        Admission::In(format) => {
-            request.extensions_mut().insert(format);
+        Admission::In(reads) => {
+            request.extensions_mut().insert(reads);
             match tokio::time::timeout(LONGEST, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => retry(&format!("Source {name}: not stored in {} s", LONGEST.as_secs())),
@@ -149,11 +149,15 @@ async fn admit(State(server): State<Server>, mut request: Request, next: Next) -
 async fn take(
     State(server): State<Server>,
     Path(name): Path<String>,
-    axum::Extension(format): axum::Extension<Format>,
+    axum::Extension(Reads { format, data_format }): axum::Extension<Reads>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let signals = match quell_ingest::read(format, &body) {
-        Ok(signals) => signals,
+    // CloudEvents in binary mode say in headers what they are.
+    let headers: Vec<(&str, &str)> =
+        headers.iter().filter_map(|(header, value)| Some((header.as_str(), value.to_str().ok()?))).collect();
+    let received = match receive(&Delivery { format, data_format, headers: &headers, body: &body }) {
+        Ok(received) => received,
         Err(unreadable) => {
             server.metrics.signal(&name, "refused");
             let body = json!({
@@ -164,7 +168,15 @@ async fn take(
             return (StatusCode::BAD_REQUEST, Json(body)).into_response();
         }
     };
-    match server.intake.take(&name, &signals).await {
+    for reason in &received.ignored {
+        server.metrics.signal(&name, "ignored");
+        tracing::info!(source = name, reason, "a part of what was sent is not read");
+    }
+    for asked in &received.follow_ups {
+        server.metrics.signal(&name, "ignored");
+        tracing::warn!(source = name, ?asked, "this asks for something to be fetched or confirmed, which is not done");
+    }
+    match server.intake.take(&name, &received.signals).await {
         Ok(accepted) => {
             for one in &accepted {
                 server.metrics.signal(&name, outcome(one));

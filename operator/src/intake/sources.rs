@@ -18,9 +18,18 @@ pub struct Sources {
     all: Arc<RwLock<HashMap<String, Known>>>,
 }
 
+/// How what a Source sends is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// The Source's format.
+    pub format: Format,
+    /// What is in its CloudEvents whose type doesn't tell.
+    pub data_format: Option<Format>,
+}
+
 #[derive(Clone)]
 struct Known {
-    format: Format,
+    reads: Reads,
     token: Option<Vec<u8>>,
     in_query: bool,
 }
@@ -28,8 +37,8 @@ struct Known {
 /// Whether a sender is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is; this is the format of the Source.
-    In(Format),
+    /// It is; so is read what it sends.
+    In(Reads),
     /// There is no Source of that name that takes POSTs.
     Unknown,
     /// It showed no token, or another one.
@@ -45,7 +54,8 @@ impl Sources {
         for source in caches.sources.state() {
             if let Some(webhook) = &source.spec.webhook {
                 let token = secret_value(&caches.secrets, caches_namespace(caches), &webhook.bearer_token.secret);
-                let known = Known { format: source.spec.format, token, in_query: webhook.bearer_token.in_query };
+                let reads = Reads { format: source.spec.format, data_format: source.spec.data_format };
+                let known = Known { reads, token, in_query: webhook.bearer_token.in_query };
                 fresh.insert(source.name_any(), known);
             }
         }
@@ -62,7 +72,7 @@ impl Sources {
         let Some(token) = &known.token else { return Admission::NotReady };
         let shown = header.or(query.filter(|_| known.in_query));
         let same = shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token)));
-        if same { Admission::In(known.format) } else { Admission::Unauthorized }
+        if same { Admission::In(known.reads) } else { Admission::Unauthorized }
     }
 }
 

@@ -72,7 +72,7 @@ pub fn resource(format: Format) -> Option<ApiResource> {
             &GroupVersionKind::gvk("aquasecurity.github.io", "v1alpha1", "VulnerabilityReport"),
             "vulnerabilityreports",
         )),
-        Format::Falco | Format::Falcosidekick | Format::Trivy => None,
+        _ => None,
     }
 }
 

@@ -374,8 +374,12 @@ pub struct VexImport {
 }
 
 const SOURCE_TEST: &str = "\
-Findings are printed as JSON lines; what can't be read is said on standard error, with exit code 1. Findings about what is in no \
-namespace are in the one that -n names, by default quell.
+Findings are printed as JSON lines, what is reported several times as one with a count; what can't be read is said on standard error, with \
+exit code 1. Findings about what is in no namespace are in the one that -n names, by default quell.
+
+Formats: alertmanager, clair, cloudevents, falco, falcosidekick, gatekeeper, grype, guardduty, harbor, hubble, inspector, k8s-audit, \
+k8s-events, kube-bench, kubearmor, kubescape, ocsf, openreports, policy-controller, policyreport, sarif, tencent-cwp, tencent-tcr, \
+tencent-tcss, tetragon, trivy, trivy-operator.
 
 Examples:
   kubectl quell source test --format falco alerts.jsonl
@@ -385,12 +389,15 @@ Examples:
 #[derive(Args, Clone, Debug)]
 pub struct SourceTest {
     /// What the files are
-    #[arg(long, value_parser = format, value_name = "falco|falcosidekick|trivy|trivy-operator")]
+    #[arg(long, value_parser = format)]
     pub format: Format,
+    /// What is in CloudEvents whose type doesn't tell
+    #[arg(long, value_parser = format, value_name = "FORMAT")]
+    pub data_format: Option<Format>,
     /// Name of the Source in the findings; default: the format
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// Files (JSON, JSON lines, or YAML named .yaml); - for standard input
+    /// Files (JSON, JSON lines or YAML, also packed by gzip); - for standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
@@ -402,8 +409,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn format(text: &str) -> Result<Format, String> {
-    serde_json::from_value(serde_json::Value::from(text))
-        .map_err(|_| "the formats are falco, falcosidekick, trivy and trivy-operator".to_owned())
+    serde_json::from_value(serde_json::Value::from(text)).map_err(|_| {
+        let names: Vec<String> = Format::ALL.iter().map(ToString::to_string).collect();
+        format!("the formats are {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -411,6 +420,13 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn the_help_names_every_format() {
+        let named: Vec<&str> =
+            SOURCE_TEST.split("Formats: ").nth(1).unwrap().split('.').next().unwrap().split(", ").collect();
+        assert_eq!(named, Format::ALL.map(|format| format.to_string()));
+    }
 
     #[test]
     fn the_flags_do_not_contradict_each_other() {

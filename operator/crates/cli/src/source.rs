@@ -1,11 +1,13 @@
 //! `source test`: what findings the output of a tool would make.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use quell_crds::v1alpha1::Format;
-use quell_ingest::{finding, place_without_cluster, read};
+use flate2::read::MultiGzDecoder;
+use quell_crds::v1alpha1::{Finding, FindingStatus};
+use quell_ingest::{Delivery, Unreadable, finding, place_without_cluster, receive};
 use serde_json::Value;
 
 use crate::flags::{Connect, SourceTest};
@@ -14,6 +16,8 @@ use crate::{CliError, Exit, Io};
 
 /// Where Findings about what is in no namespace go: Quell's own, as it is by default.
 const FALLBACK: &str = "quell";
+/// Most bytes of a file, unpacked.
+const LARGEST: u64 = 256 << 20;
 
 pub fn run(of: &SourceTest, connect: &Connect, io: &mut Io) -> Result<Exit, CliError> {
     let source = of.source.clone().unwrap_or_else(|| of.format.to_string());
@@ -25,60 +29,103 @@ pub fn run(of: &SourceTest, connect: &Connect, io: &mut Io) -> Result<Exit, CliE
             exit = Exit::Failed;
             writeln!(io.err, "{file}: {}", one_line(&text))
         };
-        let bodies = match body(path, io).and_then(|body| bodies(path, of.format, body)) {
+        let bodies = match body(path, io).and_then(|body| bodies(path, body)) {
             Ok(bodies) => bodies,
             Err(error) => {
                 problem(error, io)?;
                 continue;
             }
         };
+        let mut made = Made::default();
         let several = bodies.len() > 1;
         for (i, body) in bodies.iter().enumerate() {
-            let signals = match read(of.format, body) {
-                Ok(signals) => signals,
-                Err(error) if several => {
-                    problem(format!("document {}, {error}", i + 1), io)?;
-                    continue;
+            let delivery = Delivery { data_format: of.data_format, ..Delivery::new(of.format, body) };
+            match receive(&delivery) {
+                Ok(received) => {
+                    for signal in received.signals.iter().filter(|signal| !signal.resolved) {
+                        made.add(finding(&source, signal, &place_without_cluster(signal), fallback));
+                    }
                 }
-                Err(error) => {
-                    problem(error.to_string(), io)?;
-                    continue;
-                }
-            };
-            for signal in &signals {
-                let finding = finding(&source, signal, &place_without_cluster(signal), fallback);
-                let line = serde_json::to_string(&finding).map_err(|error| CliError::Output(error.into()))?;
-                writeln!(io.out, "{line}")?;
+                Err(error) => problem(if several { in_document(i + 1, &error) } else { error.to_string() }, io)?,
             }
+        }
+        for finding in made.findings {
+            let line = serde_json::to_string(&finding).map_err(|error| CliError::Output(error.into()))?;
+            writeln!(io.out, "{line}")?;
         }
     }
     Ok(exit)
 }
 
-fn body(path: &Path, io: &mut Io) -> Result<Vec<u8>, String> {
-    if path.as_os_str() != "-" {
-        return fs::read(path).map_err(|error| format!("can't be read: {error}"));
+fn in_document(number: usize, error: &Unreadable) -> String {
+    format!("document {number}, {error}")
+}
+
+/// The Findings of a file: what is reported twice is one with a count, as in the cluster.
+#[derive(Default)]
+struct Made {
+    findings: Vec<Finding>,
+    places: HashMap<(Option<String>, Option<String>), usize>,
+}
+
+impl Made {
+    fn add(&mut self, finding: Finding) {
+        let key = (finding.metadata.namespace.clone(), finding.metadata.name.clone());
+        let known = self.places.get(&key).and_then(|place| self.findings.get_mut(*place));
+        let Some(known) = known else {
+            self.places.insert(key, self.findings.len());
+            self.findings.push(finding);
+            return;
+        };
+        known.status.get_or_insert_with(FindingStatus::default).count += 1;
+        known.spec.severity = known.spec.severity.max(finding.spec.severity);
     }
+}
+
+/// The file's bytes, unpacked where they are packed by gzip.
+fn body(path: &Path, io: &mut Io) -> Result<Vec<u8>, String> {
+    let unreadable = |error: std::io::Error| format!("can't be read: {error}");
     let mut body = Vec::new();
-    io.input.read_to_end(&mut body).map_err(|error| format!("can't be read: {error}"))?;
+    if path.as_os_str() == "-" {
+        io.input.by_ref().take(LARGEST + 1).read_to_end(&mut body).map_err(unreadable)?;
+    } else {
+        let file = fs::File::open(path).map_err(unreadable)?;
+        file.take(LARGEST + 1).read_to_end(&mut body).map_err(unreadable)?;
+    }
+    if body.starts_with(&[0x1f, 0x8b]) {
+        let mut unpacked = Vec::new();
+        let unpack = MultiGzDecoder::new(body.as_slice()).take(LARGEST + 1).read_to_end(&mut unpacked);
+        unpack.map_err(|error| format!("begins as gzip, and can't be unpacked: {error}"))?;
+        body = unpacked;
+    }
+    if body.len() as u64 > LARGEST {
+        return Err(format!("has more than {} MiB", LARGEST >> 20));
+    }
     Ok(body)
 }
 
 /// The body as it is, or where it is YAML, each of its documents as JSON.
-fn bodies(path: &Path, format: Format, body: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+fn bodies(path: &Path, body: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
     let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yaml") || end.eq_ignore_ascii_case("yml"));
-    // kubectl prints reports as YAML or JSON; only the latter begins with a bracket.
-    let looks = path.as_os_str() == "-"
-        && format == Format::TrivyOperator
-        && !body.trim_ascii_start().starts_with(b"{")
-        && !body.trim_ascii_start().starts_with(b"[");
-    if !named && !looks {
+    let start = body.trim_ascii_start();
+    let is_json = ["{", "[", "\"", "null", "\u{feff}"].iter().any(|begin| start.starts_with(begin.as_bytes()));
+    // A line of a log begins with its time, and reads as a YAML map of one key.
+    let is_log = start.first().is_none_or(u8::is_ascii_digit);
+    if !named && (is_json || is_log) {
         return Ok(vec![body]);
     }
-    let text = std::str::from_utf8(&body).map_err(|error| format!("is not UTF-8: {error}"))?;
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
-    if documents.is_empty() {
-        return Err("has no YAML document in it".to_owned());
+    let documents = std::str::from_utf8(&body)
+        .map_err(|error| format!("is not UTF-8: {error}"))
+        .and_then(|text| serde_saphyr::from_multiple::<Value>(text).map_err(|error| error.to_string()));
+    match documents {
+        // A line of text is YAML, too: what the format has to say about it says more.
+        Ok(documents) if !named && !documents.iter().any(|one| one.is_object() || one.is_array()) => Ok(vec![body]),
+        Ok(documents) => {
+            let bodies: Vec<_> =
+                documents.iter().filter(|one| !one.is_null()).map(|one| one.to_string().into_bytes()).collect();
+            if bodies.is_empty() { Err("has no YAML document in it".to_owned()) } else { Ok(bodies) }
+        }
+        Err(error) if named => Err(error),
+        Err(_) => Ok(vec![body]),
     }
-    Ok(documents.iter().map(|document| document.to_string().into_bytes()).collect())
 }

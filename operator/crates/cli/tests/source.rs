@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::io::{Cursor, Write};
 use std::sync::{Arc, Mutex};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use quell_cli::{Exit, Io, run};
 use serde_json::Value;
 
@@ -101,7 +103,7 @@ async fn a_report_may_be_yaml_with_several_documents() {
     std::fs::write(&path, format!("{REPORT}---\n{other}")).unwrap();
     let (exit, out, err) = quell(&["source", "test", "--format", "trivy-operator", &path], "").await;
     assert_eq!(exit, Exit::Failed);
-    assert!(err.starts_with(&format!("{path}: document 2, kind: ConfigMap is not read")), "{err}");
+    assert!(err.starts_with(&format!("{path}: document 2, kind: ConfigMap of v1 is not read")), "{err}");
     let finding: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(finding["spec"]["vulnerabilities"][0]["id"], "CVE-2019-20367");
     let (exit, piped, _) = quell(&["source", "test", "--format", "trivy-operator", "-"], REPORT).await;
@@ -117,8 +119,59 @@ async fn nothing_wrong_is_no_finding_and_no_error() {
 }
 
 #[tokio::test]
+async fn what_is_packed_is_unpacked_and_what_is_cut_short_is_said() {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(ALERT.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("alerts.json.gz"), &packed).unwrap();
+    std::fs::write(path("short.gz"), &packed[..packed.len() / 2]).unwrap();
+    let (exit, out, err) =
+        quell(&["source", "test", "--format", "falco", &path("alerts.json.gz"), &path("short.gz")], "").await;
+    assert_eq!((exit, out.lines().count()), (Exit::Failed, 1));
+    assert!(err.contains("short.gz: begins as gzip, and can't be unpacked"), "{err}");
+}
+
+#[tokio::test]
+async fn what_is_reported_twice_is_one_finding_with_a_count() {
+    let lines = format!("{ALERT}\n{ALERT}\n{}", ALERT.replace("Terminal shell in container", "another"));
+    let (_, out, _) = quell(&["source", "test", "--format", "falco", "-"], &lines).await;
+    let counts: Vec<Value> =
+        out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["status"]["count"].clone()).collect();
+    assert_eq!(counts, [Value::from(2), Value::Null]);
+}
+
+#[tokio::test]
+async fn a_resolved_alert_makes_no_finding() {
+    let alert = r#"{"receiver":"a","status":"resolved","alerts":[{"status":"resolved","labels":{"alertname":"A"}}]}"#;
+    let (exit, out, err) = quell(&["source", "test", "--format", "alertmanager", "-"], alert).await;
+    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Ok, "", ""));
+}
+
+#[tokio::test]
+async fn a_line_of_text_is_told_apart_from_yaml() {
+    let (exit, _, err) =
+        quell(&["source", "test", "--format", "falco", "-"], "17:03:22.123: Warning A shell was spawned\n").await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("set json_output: true in falco.yaml"), "{err}");
+    let deep = format!("a: {}", "[".repeat(10_000));
+    let (exit, _, err) = quell(&["source", "test", "--format", "policyreport", "-"], &deep).await;
+    assert!(exit == Exit::Failed && err.lines().count() == 1, "{err}");
+}
+
+#[tokio::test]
+async fn what_is_in_a_cloud_event_of_another_type_can_be_said() {
+    let event = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{ALERT}}}"#);
+    let arguments = ["source", "test", "--format", "cloudevents", "-"];
+    assert_eq!(quell(&arguments, &event).await, (Exit::Ok, String::new(), String::new()));
+    let (_, out, _) = quell(&[&arguments[..], &["--data-format", "falco"]].concat(), &event).await;
+    assert_eq!(out.lines().count(), 1);
+}
+
+#[tokio::test]
 async fn wrong_usage_ends_with_2_and_help_with_0() {
-    for arguments in [&["get", "--nope"][..], &["source", "test", "--format", "clair", "x"], &["undo"], &[]] {
+    for arguments in [&["get", "--nope"][..], &["source", "test", "--format", "nosuch", "x"], &["undo"], &[]] {
         let (exit, out, err) = quell(arguments, "").await;
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{arguments:?}");
         assert!(!err.is_empty());

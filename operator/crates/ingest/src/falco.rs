@@ -13,8 +13,10 @@ use quell_crds::v1alpha1::Category;
 use serde_json::{Map, Value};
 
 use crate::json::{self, Object};
-use crate::lenient::{field, first_text, severity, text, time};
-use crate::{Signal, Unreadable, bound};
+use crate::lenient::{field, first_text, text};
+use crate::severity::severity;
+use crate::time::time;
+use crate::{About, Signal, Unreadable, bound};
 
 pub(crate) const TOOL: &str = "falco";
 
@@ -67,22 +69,17 @@ pub(crate) fn alert(object: &Object) -> Result<Option<Signal>, Unreadable> {
         (Category::Runtime, place::about(fields, hostname), Vec::new())
     } else {
         // A plugin's event: of a cloud or a service. The host that Falco runs on has no part in it.
-        (Category::Other, place::outside(&source), vec![source.clone()])
+        (Category::Other, About::outside("External", &source), vec![source.clone()])
     };
     Ok(Some(Signal {
-        tool: TOOL.to_owned(),
-        category,
         severity: first_text(alert, &["priority"]).map_or_else(Default::default, |word| severity(&word)),
         message: first_text(alert, &["output", "message"]).unwrap_or_else(|| rule.clone()),
-        about,
-        vulnerabilities: Vec::new(),
-        vulnerability_counts: None,
         details: details(alert, fields),
         detected_at: [field(alert, "time"), field(fields, "evt.time"), field(fields, "evt.time.iso8601")]
             .into_iter()
             .find_map(|at| time(&text(at?)?)),
         identity,
-        rule,
+        ..Signal::new(TOOL, category, rule, about)
     }))
 }
 

@@ -2,6 +2,7 @@
 
 use quell_crds::names;
 use quell_crds::v1alpha1::{Category, Finding, FindingSpec, Target, Vulnerability, Workload};
+use serde::Serialize;
 
 use crate::bound::cut;
 use crate::{About, ImageRef, Signal, kinds};
@@ -14,6 +15,11 @@ pub struct Place {
     /// The topmost owner of the target, or of the pods that run the image.
     pub workload: Option<Workload>,
 }
+
+/// Most bytes of a Finding, as JSON.
+pub const LARGEST_FINDING: usize = 64 << 10;
+/// Of these, what vulnerabilities may take: as many as fit are listed.
+const VULNERABILITIES: usize = 28 << 10;
 
 /// Characters of a container's id that every tool knows; some know all 64.
 const SHORT_ID: usize = 12;
@@ -36,8 +42,9 @@ pub fn place_without_cluster(signal: &Signal) -> Place {
             target.node = node.clone().unwrap_or_default();
             image.as_ref()
         }
-        About::Workload { api_version, kind, namespace, name, container, image } => {
+        About::Workload { api_version, kind, namespace, name, uid, container, image } => {
             set(&mut target, kind, api_version, namespace, name);
+            target.uid = uid.clone().unwrap_or_default();
             target.container = container.clone().unwrap_or_default();
             image.as_ref()
         }
@@ -52,12 +59,16 @@ pub fn place_without_cluster(signal: &Signal) -> Place {
             target.node.clone_from(name);
             None
         }
+        About::Address { ip } => {
+            set(&mut target, "Address", "", "", ip);
+            None
+        }
     };
     if let Some(ImageRef { reference, digest, .. }) = image {
         target.image.clone_from(reference);
         target.digest = digest.clone().unwrap_or_default();
     }
-    Place { target, workload: None }
+    Place { target, workload: signal.owner.clone() }
 }
 
 fn set(target: &mut Target, kind: &str, api_version: &str, namespace: &str, name: &str) {
@@ -83,7 +94,7 @@ pub fn finding(source: &str, signal: &Signal, place: &Place, fallback_namespace:
             message: cut(&signal.message, 2048),
             target: target(&place.target),
             workload: place.workload.as_ref().map(workload),
-            vulnerabilities: signal.vulnerabilities.iter().take(50).map(vulnerability).collect(),
+            vulnerabilities: vulnerabilities(&signal.vulnerabilities),
             vulnerability_counts: signal.vulnerability_counts,
             details: signal.details.clone(),
             fingerprint,
@@ -94,7 +105,45 @@ pub fn finding(source: &str, signal: &Signal, place: &Place, fallback_namespace:
     // A name that no namespace can have would make a Finding that can't be stored, and so is lost.
     let namespace = if is_namespace(namespace) { namespace } else { fallback_namespace };
     finding.metadata.namespace = Some(namespace.to_owned());
+    fit(&mut finding);
     finding
+}
+
+/// As many as fit, the worst first.
+fn vulnerabilities(all: &[Vulnerability]) -> Vec<Vulnerability> {
+    let mut room = VULNERABILITIES;
+    let fits = |one: &Vulnerability| {
+        let size = size(one);
+        let fits = size < room;
+        room = room.saturating_sub(size + 1);
+        fits
+    };
+    all.iter().take(50).map(vulnerability).take_while(fits).collect()
+}
+
+/// What texts of other alphabets, and the escapes of control characters, may take beyond what the bounds of characters allow for.
+fn fit(finding: &mut Finding) {
+    let spec = &finding.spec;
+    let Target { name, image, container, .. } = &spec.target;
+    // Most Findings are far from the bound: their texts alone tell.
+    let texts = spec.message.len() + spec.rule.len() + name.len() + image.len() + container.len();
+    if texts <= 1024 && spec.vulnerabilities.is_empty() || size(&*finding) <= LARGEST_FINDING {
+        return;
+    }
+    finding.spec.message = cut(&finding.spec.message, 256);
+    while size(&*finding) > LARGEST_FINDING && !finding.spec.vulnerabilities.is_empty() {
+        let half = finding.spec.vulnerabilities.len() / 2;
+        finding.spec.vulnerabilities.truncate(half);
+    }
+    if size(&*finding) > LARGEST_FINDING {
+        finding.spec.details.clear();
+    }
+}
+
+/// Bytes of a value as JSON.
+fn size(value: &impl Serialize) -> usize {
+    // What can't be written has no size; none of these types can't.
+    serde_json::to_vec(value).map_or(0, |text| text.len())
 }
 
 /// What makes a problem the same as one reported before: the source, tool and rule, what it is about, and what the format
@@ -107,7 +156,7 @@ pub fn finding(source: &str, signal: &Signal, place: &Place, fallback_namespace:
 /// Time, text, process, node and the container's id have no part in it: they differ from one report of a problem to the
 /// next. So an alert that is placed before the cluster's index knows the pod, and whose tool doesn't say the UID, is another
 /// Finding than a later one with the UID, and that is the only way in which knowing more makes another Finding of a pod.
-fn fingerprint(source: &str, signal: &Signal, place: &Place) -> String {
+pub(crate) fn fingerprint(source: &str, signal: &Signal, place: &Place) -> String {
     let scanned =
         matches!(signal.about, About::Image { .. } | About::Workload { .. }) && signal.category != Category::Audit;
     let target = &place.target;
@@ -162,6 +211,10 @@ fn vulnerability(one: &Vulnerability) -> Vulnerability {
         fixed_version: cut(&one.fixed_version, 253),
         severity: one.severity,
         score: one.score.filter(|score| (0.0..=10.0).contains(score)),
+        fix_available: one.fix_available,
+        epss: one.epss.filter(|epss| (0.0..=1.0).contains(epss)),
+        known_exploited: one.known_exploited,
+        exploit_available: one.exploit_available,
         title: cut(&one.title, 253),
     }
 }

@@ -19,6 +19,17 @@ impl ImageRef {
         let (_, found) = split_digest(reference);
         Self { reference: normalize_image(reference), digest: found.and_then(digest), image_id: None }
     }
+
+    /// What it is called: its reference, else its digest.
+    pub(crate) fn name(&self) -> String {
+        let names = [Some(&self.reference), self.digest.as_ref(), self.image_id.as_ref()];
+        names.into_iter().flatten().find(|name| !name.is_empty()).cloned().unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    /// What is the same however it is called: its digest, else its id, else its reference.
+    pub(crate) fn identity(&self) -> String {
+        self.digest.as_ref().or(self.image_id.as_ref()).unwrap_or(&self.reference).clone()
+    }
 }
 
 /// The one form in which references of images are compared: with registry, repository and tag, without digest, as

@@ -2,7 +2,7 @@
 
 use serde_json::{Deserializer, Map, Value};
 
-use crate::{MAX_SIGNALS, Unreadable};
+use crate::{MAX_OBJECTS, Unreadable};
 
 /// One object of a body, and where in the body it stands.
 pub(crate) struct Object {
@@ -14,6 +14,12 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    /// An object that is a body.
+    #[cfg(test)]
+    pub(crate) fn whole(fields: Map<String, Value>) -> Self {
+        Self { line: None, path: String::new(), fields }
+    }
+
     /// The way to a field of this object from the top of the body.
     pub(crate) fn at(&self, field: &str) -> String {
         let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
@@ -34,6 +40,11 @@ pub(crate) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
 
 /// All objects of a body: of one value, of values after one another (JSON lines), and of arrays of them.
 pub(crate) fn objects(body: &[u8]) -> Result<Vec<Object>, Unreadable> {
+    objects_except(body, |_| false)
+}
+
+/// The same without the values that say nothing, by `skip`.
+pub(crate) fn objects_except(body: &[u8], skip: fn(&Value) -> bool) -> Result<Vec<Object>, Unreadable> {
     let mut objects = Vec::new();
     let mut values = Deserializer::from_slice(body).into_iter::<Value>();
     let (mut start, mut line) = (0, 1);
@@ -47,10 +58,11 @@ pub(crate) fn objects(body: &[u8]) -> Result<Vec<Object>, Unreadable> {
         start = end;
         match value {
             Value::Array(items) => {
-                for (index, item) in items.into_iter().enumerate() {
+                for (index, item) in items.into_iter().enumerate().filter(|(_, item)| !skip(item)) {
                     push(&mut objects, at, format!("[{index}]"), item)?;
                 }
             }
+            value if skip(&value) => {}
             value => push(&mut objects, at, String::new(), value)?,
         }
     }
@@ -66,7 +78,7 @@ fn lines<'a>(text: impl Iterator<Item = &'a u8>) -> usize {
 
 fn push(objects: &mut Vec<Object>, line: Option<usize>, path: String, value: Value) -> Result<(), Unreadable> {
     let problem = match value {
-        _ if objects.len() == MAX_SIGNALS => format!("more than {MAX_SIGNALS} reports in one body: send them in parts"),
+        _ if objects.len() == MAX_OBJECTS => format!("more than {MAX_OBJECTS} reports in one body: send them in parts"),
         Value::Object(fields) => {
             objects.push(Object { line, path, fields });
             return Ok(());
@@ -80,6 +92,11 @@ fn push(objects: &mut Vec<Object>, line: Option<usize>, path: String, value: Val
         (Some(line), path) => format!("line {line}, {path}"),
     };
     Err(Unreadable::new(at, problem))
+}
+
+/// The object that a text holds, as what a queue carries in a text of its own.
+pub(crate) fn object_in_text(text: &str) -> Option<Map<String, Value>> {
+    serde_json::from_str(text).ok()
 }
 
 /// What a value is, for a message.
@@ -131,8 +148,8 @@ mod tests {
 
     #[test]
     fn more_reports_than_the_limit_are_refused_and_as_many_are_taken() {
-        assert_eq!(objects("{}".repeat(MAX_SIGNALS).as_bytes()).unwrap().len(), MAX_SIGNALS);
-        let refused = objects("{}\n".repeat(MAX_SIGNALS + 1).as_bytes()).err().unwrap();
-        assert_eq!(refused.at, "line 1001");
+        assert_eq!(objects("{}".repeat(MAX_OBJECTS).as_bytes()).unwrap().len(), MAX_OBJECTS);
+        let refused = objects("{}\n".repeat(MAX_OBJECTS + 1).as_bytes()).err().unwrap();
+        assert_eq!(refused.at, format!("line {}", MAX_OBJECTS + 1));
     }
 }

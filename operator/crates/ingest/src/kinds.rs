@@ -52,6 +52,11 @@ pub(crate) fn api_version(kind: &str) -> String {
     KINDS.iter().find(|(_, known, _)| *known == kind).map_or_else(String::new, |(.., version)| (*version).to_owned())
 }
 
+/// Whether every cluster has objects of that kind.
+pub(crate) fn is_kind(kind: &str) -> bool {
+    KINDS.iter().any(|(_, known, _)| *known == kind)
+}
+
 /// The API version in the path of a request, `/api/v1/…` or `/apis/apps/v1/…`.
 pub(crate) fn api_version_in_path(path: &str) -> Option<String> {
     let fits = |part: &&str| {
@@ -67,6 +72,33 @@ pub(crate) fn api_version_in_path(path: &str) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Whether it can be the name of an object: RFC 1123.
+pub(crate) fn is_name(name: &str, longest: usize) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let bytes = name.as_bytes();
+    bytes.len() <= longest && edge(bytes.first()) && edge(bytes.last()) && name.bytes().all(allowed)
+}
+
+/// Whether it can be a UID of the API server. Of a static pod the runtime knows a hash instead, which no object has.
+pub(crate) fn is_uid(uid: &str) -> bool {
+    let parts = uid.split('-').map(str::len);
+    parts.eq([8, 4, 4, 4, 12]) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+/// A tool's name in the form of names in Kubernetes: `Trivy Vulnerability` is `trivy-vulnerability`.
+pub(crate) fn slug(name: &str) -> String {
+    let mut slug = String::new();
+    for c in name.trim().chars().take(63) {
+        if c.is_alphanumeric() || matches!(c, '.' | '_') {
+            slug.extend(c.to_lowercase());
+        } else if !slug.ends_with('-') {
+            slug.push('-');
+        }
+    }
+    slug.trim_matches('-').to_owned()
 }
 
 #[cfg(test)]

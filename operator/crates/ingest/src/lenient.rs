@@ -4,8 +4,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use chrono::{DateTime, Datelike as _, NaiveDateTime, Utc};
-use quell_crds::v1alpha1::Severity;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -41,41 +39,6 @@ pub(crate) fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'
 /// The text of the first of these fields that says something.
 pub(crate) fn first_text(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| field(fields, name).and_then(text))
-}
-
-/// The severity of a word of Falco's (which are syslog's) or of a scanner. A word that no tool has is worth knowing, and
-/// nothing more: it is neither dropped nor an error.
-pub(crate) fn severity(word: &str) -> Severity {
-    match word.trim().to_ascii_lowercase().as_str() {
-        "emergency" | "alert" | "critical" => Severity::Critical,
-        "error" | "high" => Severity::High,
-        "warning" | "warn" | "medium" | "moderate" => Severity::Medium,
-        "notice" | "low" => Severity::Low,
-        _ => Severity::Info,
-    }
-}
-
-/// The instant of a text: RFC 3339, the same without a zone (then UTC), or a number of seconds, milli-, micro- or
-/// nanoseconds since 1970. Nothing for `0001-01-01T00:00:00Z`, which is how Go writes an unset time.
-pub(crate) fn time(text: &str) -> Option<DateTime<Utc>> {
-    let text = known(text)?;
-    let at = DateTime::parse_from_rfc3339(text)
-        .map(|at| at.to_utc())
-        .ok()
-        .or_else(|| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok().map(|at| at.and_utc()))
-        .or_else(|| since_1970(text.parse().ok()?))?;
-    (1970..=9999).contains(&at.year()).then_some(at)
-}
-
-fn since_1970(number: i64) -> Option<DateTime<Utc>> {
-    // The units are so far apart that for the next centuries the size tells which one it is.
-    match number {
-        1..100_000_000_000 => DateTime::from_timestamp(number, 0),
-        100_000_000_000..100_000_000_000_000 => DateTime::from_timestamp_millis(number),
-        100_000_000_000_000..100_000_000_000_000_000 => DateTime::from_timestamp_micros(number),
-        100_000_000_000_000_000.. => Some(DateTime::from_timestamp_nanos(number)),
-        _ => None,
-    }
 }
 
 /// A field that holds a text, whatever it is written as; empty where it says nothing.
@@ -266,56 +229,5 @@ mod tests {
         let Value::Object(fields) = json!({"Rule": "a", "priority": null}) else { panic!("an object") };
         assert_eq!(first_text(&fields, &["priority", "rule"]).as_deref(), Some("a"));
         assert!(field(&fields, "priority").is_none());
-    }
-
-    #[test]
-    fn words_of_every_tool_have_a_severity_in_any_case_and_unknown_ones_are_info() {
-        for (word, expected) in [
-            ("Emergency", Severity::Critical),
-            ("ALERT", Severity::Critical),
-            ("critical", Severity::Critical),
-            ("Error", Severity::High),
-            ("HIGH", Severity::High),
-            ("Warning", Severity::Medium),
-            ("MEDIUM", Severity::Medium),
-            ("Notice", Severity::Low),
-            ("LOW", Severity::Low),
-            ("Informational", Severity::Info),
-            ("info", Severity::Info),
-            ("Debug", Severity::Info),
-            ("UNKNOWN", Severity::Info),
-            ("NONE", Severity::Info),
-            ("Defcon1", Severity::Info),
-            ("", Severity::Info),
-        ] {
-            assert_eq!(severity(word), expected, "{word}");
-        }
-    }
-
-    #[test]
-    fn a_time_is_read_in_the_ways_that_tools_write_it() {
-        let expected = time("2023-05-25T13:44:05.478445995Z").unwrap();
-        assert_eq!(expected.timestamp_subsec_nanos(), 478_445_995);
-        assert_eq!(time("2023-05-25T15:44:05.478445995+02:00"), Some(expected));
-        assert_eq!(time("2023-05-25T13:44:05.478445995"), Some(expected));
-        // Above 2^53: through a float it would be another instant.
-        assert_eq!(time("1685022245478445995"), Some(expected));
-        for (text, seconds) in
-            [("1685022245", 1_685_022_245), ("1685022245000", 1_685_022_245), ("1685022245000000", 1_685_022_245)]
-        {
-            assert_eq!(time(text).unwrap().timestamp(), seconds);
-        }
-        for text in [
-            "",
-            "<NA>",
-            "0001-01-01T00:00:00Z",
-            "0",
-            "-5",
-            "yesterday",
-            "99999999999999999999999",
-            "+12345-01-01T00:00:00Z",
-        ] {
-            assert_eq!(time(text), None, "{text}");
-        }
     }
 }

@@ -9,43 +9,70 @@ mod report;
 
 use chrono::{DateTime, Utc};
 use quell_crds::v1alpha1::{Category, Severity};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::Deserialize as _;
+use serde_json::{Deserializer, Map, Value, json};
 
-use crate::lenient::{List, Text, severity, time};
+use crate::checks::Check;
+use crate::json::kind_of;
+use crate::lenient::{List, Text, first_text};
+use crate::severity::severity;
+use crate::time::time;
 use crate::vulnerabilities::summarise;
-use crate::{MAX_SIGNALS, Signal, Unreadable, bound};
+use crate::{Signal, Unreadable, bound};
 use artifact::Artifact;
-use report::{Metadata, Report, Resource, Scanned};
+use report::{Document, Metadata, Report, Resource, Scanned};
 
 const TOOL: &str = "trivy";
 
-/// Most checks or secrets that `details` lists, and most that a message names.
-const LISTED: usize = 50;
-const NAMED: usize = 5;
-
-/// Reads a report. One with nothing wrong gives no signal.
+/// Reads reports, one or several after one another. One with nothing wrong says that what was wrong with its image is no longer.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
-    match body.trim_ascii_start().first() {
-        // Schema 1: a list of results, or null where there were none.
-        Some(b'[') => {
-            let List(results) = parse::<List<Scanned>>(body)?;
-            if let Some(index) = results.iter().position(|result| result.target.known().is_none()) {
-                return Err(Unreadable::new(
-                    format!("[{index}].Target"),
-                    "missing: each result of Trivy names what was scanned; is this the body of another tool?",
-                ));
-            }
-            let artifact = Artifact::of_results(&results);
-            Ok(signals(&artifact, results, &Map::new(), None))
-        }
-        Some(b'n') => parse::<()>(body).map(|()| Vec::new()),
-        _ => read_report(parse(body)?),
+    let mut signals = Vec::new();
+    let mut count = 0;
+    for document in Deserializer::from_slice(body).into_iter::<Document>() {
+        count += 1;
+        let found = match document.map_err(|error| Unreadable::json(&error))? {
+            Document::Report(report) => read_report(*report),
+            Document::Results(results) => read_results(results),
+            Document::Nothing => Ok(Vec::new()),
+        };
+        signals.extend(found.map_err(|error| match count {
+            1 => error,
+            _ => Unreadable { at: format!("document {count}, {}", error.at), ..error },
+        })?);
     }
+    if count == 0 {
+        return Err(Unreadable::new("line 1, column 1", "the body is empty, a report of Trivy was expected"));
+    }
+    Ok(signals)
 }
 
-fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Unreadable> {
-    serde_json::from_slice(body).map_err(|error| Unreadable::json(&error))
+/// A list: of results, as schema 1 is, which don't say of what; or of reports.
+fn read_results(values: Vec<Value>) -> Result<Vec<Signal>, Unreadable> {
+    let mut signals = Vec::new();
+    let mut results = Vec::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let Value::Object(fields) = &value else {
+            let problem = format!("an object was expected, this is {}", kind_of(&value));
+            return Err(Unreadable::new(format!("[{index}]"), problem));
+        };
+        let in_place = |error: serde_json::Error| Unreadable::new(format!("[{index}]"), error.to_string());
+        if first_text(fields, &["Target"]).is_some() {
+            results.push(Scanned::deserialize(value).map_err(in_place)?);
+        } else if ["SchemaVersion", "ArtifactName", "ClusterName"].iter().any(|name| fields.contains_key(*name)) {
+            let found = read_report(Report::deserialize(value).map_err(in_place)?);
+            signals.extend(found.map_err(|error| Unreadable { at: format!("[{index}].{}", error.at), ..error })?);
+        } else {
+            return Err(Unreadable::new(
+                format!("[{index}].Target"),
+                "missing: each result of Trivy names what was scanned; is this the body of another tool?",
+            ));
+        }
+    }
+    if !results.is_empty() {
+        let artifact = Artifact::of_results(&results);
+        signals.extend(self::signals(&artifact, results, &Map::new(), None));
+    }
+    Ok(signals)
 }
 
 fn read_report(mut report: Report) -> Result<Vec<Signal>, Unreadable> {
@@ -56,7 +83,8 @@ fn read_report(mut report: Report) -> Result<Vec<Signal>, Unreadable> {
         ("Vulnerabilities", report.vulnerabilities.take()),
         ("Misconfigurations", report.misconfigurations.take()),
     ];
-    if report.cluster_name.is_some() || lists.iter().any(|(_, list)| list.is_some()) {
+    let of_cluster = report.cluster_name.is_some() && report.host_name.is_none();
+    if of_cluster || lists.iter().any(|(_, list)| list.is_some()) {
         return read_cluster(&report, lists, at);
     }
     if report.artifact_name.is_none() && report.results.is_none() {
@@ -88,9 +116,6 @@ fn read_cluster(
             let artifact = Artifact::of_resource(&resource);
             let details = details(&[("ClusterName", &cluster)], resource.metadata.0.first());
             found.extend(signals(&artifact, resource.results.0, &details, at));
-        }
-        if found.len() > MAX_SIGNALS {
-            return Err(Unreadable::too_many(list, found.len()));
         }
     }
     Ok(found)
@@ -131,15 +156,18 @@ fn details(texts: &[(&str, &Text)], metadata: Option<&Metadata>) -> Map<String, 
     details
 }
 
-/// The signals of what was found in one artifact, one for each category.
+/// The signals of what was found in one artifact, one for each category that was looked for.
 fn signals(
     artifact: &Artifact,
     results: Vec<Scanned>,
     details: &Map<String, Value>,
     at: Option<DateTime<Utc>>,
 ) -> Vec<Signal> {
-    let (mut vulnerable, mut failed, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
-    for Scanned { target, vulnerabilities, misconfigurations, secrets: found } in results {
+    let (mut vulnerable, mut failed, mut secrets, mut licenses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut looked_for_vulnerabilities, mut looked_for_failures) = (false, false);
+    for Scanned { target, class, vulnerabilities, misconfigurations, secrets: found, licenses: named } in results {
+        looked_for_vulnerabilities |= class.0.ends_with("-pkgs");
+        looked_for_failures |= class.0 == "config";
         vulnerable.extend(vulnerabilities.into_iter().filter_map(report::Vulnerable::affecting));
         // What passed, or was excepted by who ran Trivy, is no problem.
         let is_failed = |one: &report::Misconfiguration| one.status.known().is_none_or(|status| status == "FAIL");
@@ -149,7 +177,7 @@ fn signals(
                 "ID": id, "Title": one.title.get(), "Severity": one.severity.get(), "Target": target.get(),
                 "Resolution": one.resolution.get(),
             });
-            Item { severity: severity(&one.severity.0), name: id, said }
+            Check { severity: severity(&one.severity.0), name: id, said }
         }));
         secrets.extend(found.into_iter().map(|one| {
             let place = format!("{}:{}", target.get(), one.start_line.get());
@@ -157,57 +185,38 @@ fn signals(
                 "RuleID": one.rule.get(), "Category": one.category.get(), "Title": one.title.get(),
                 "Severity": one.severity.get(), "Target": target.get(), "StartLine": one.start_line.0.parse::<u32>().ok(),
             });
-            Item { severity: severity(&one.severity.0), name: format!("{} in {place}", one.rule.get()), said }
+            Check { severity: severity(&one.severity.0), name: format!("{} in {place}", one.rule.get()), said }
+        }));
+        licenses.extend(named.into_iter().filter_map(|one| {
+            // Every licence is listed; those that ask for no more than a notice are LOW, and no problem.
+            let severity = severity(&one.severity.0);
+            let said = json!({"Name": one.name.get(), "Category": one.category.get(), "Severity": one.severity.get(), "PkgName": one.pkg_name.get()});
+            (severity >= Severity::Medium).then(|| Check { severity, name: format!("{} of {}", one.name.get(), one.pkg_name.get()), said })
         }));
     }
-    let signal = |category: Category, severity: Severity, message: String, details: &Map<String, Value>| Signal {
-        tool: TOOL.to_owned(),
-        rule: artifact.name.clone(),
-        category,
-        severity,
-        message,
-        about: artifact.about.clone(),
-        vulnerabilities: Vec::new(),
-        vulnerability_counts: None,
+    let signal = |category: Category| Signal {
         details: bound::details(details),
         detected_at: at,
-        identity: vec![category.to_string(), artifact.identity()],
+        identity: vec![category.to_string(), artifact.about.image_identity()],
+        ..Signal::new(TOOL, category, artifact.name.clone(), artifact.about.clone())
     };
-    let listed = |category: Category, (key, one, many): (&str, &str, &str), mut items: Vec<Item>| {
-        items.sort_by(|a, b| (b.severity, &a.name).cmp(&(a.severity, &b.name)));
-        let worst = items.first()?.severity;
-        let message = message(&items, one, many);
-        let mut details = details.clone();
-        details.insert(key.to_owned(), items.into_iter().take(LISTED).map(|item| item.said).collect());
-        Some(signal(category, worst, message, &details))
-    };
-    let vulnerable = summarise(vulnerable).map(|summary| Signal {
-        vulnerabilities: summary.listed,
-        vulnerability_counts: Some(summary.counts),
-        ..signal(Category::Vulnerability, summary.worst, summary.message, details)
-    });
-    let failed = listed(Category::Misconfiguration, ("Misconfigurations", "failed check", "failed checks"), failed);
-    let secrets = listed(Category::Secret, ("Secrets", "secret", "secrets"), secrets);
-    [vulnerable, failed, secrets].into_iter().flatten().collect()
-}
-
-/// A failed check, or a secret.
-struct Item {
-    severity: Severity,
-    name: String,
-    said: Value,
-}
-
-fn message(items: &[Item], one: &str, many: &str) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for item in items {
-        if names.len() < NAMED && !names.contains(&item.name.as_str()) {
-            names.push(&item.name);
-        }
+    let mut signals = Vec::new();
+    if looked_for_vulnerabilities || !vulnerable.is_empty() {
+        signals.push(signal(Category::Vulnerability).with_vulnerabilities(summarise(vulnerable)));
     }
-    let more = if items.iter().all(|item| names.contains(&item.name.as_str())) { "" } else { ", …" };
-    let noun = if items.len() == 1 { one } else { many };
-    format!("{} {noun}: {}{more}", items.len(), names.join(", "))
+    if looked_for_failures || !failed.is_empty() {
+        signals.push(
+            signal(Category::Misconfiguration)
+                .with_checks(("Misconfigurations", "failed check", "failed checks"), failed),
+        );
+    }
+    if !secrets.is_empty() {
+        signals.push(signal(Category::Secret).with_checks(("Secrets", "secret", "secrets"), secrets));
+    }
+    if !licenses.is_empty() {
+        signals.push(signal(Category::Compliance).with_checks(("Licenses", "license", "licenses"), licenses));
+    }
+    signals
 }
 
 #[cfg(test)]

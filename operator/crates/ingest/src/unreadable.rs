@@ -38,6 +38,11 @@ impl Unreadable {
         Self::new(format!("line {line}, column {column}"), problem)
     }
 
+    /// That an object isn't what the format says: `what` is what a body of it has here.
+    pub(crate) fn other_format(at: impl Into<String>, what: &str) -> Self {
+        Self::new(at, format!("missing: {what}; is this the body of another tool?"))
+    }
+
     pub(crate) fn too_many(at: impl Into<String>, found: usize) -> Self {
         Self::new(at, format!("{found} problems in one body, at most {MAX_SIGNALS} are taken: send them in parts"))
     }

@@ -11,6 +11,7 @@ const LISTED: usize = 50;
 const NAMED: usize = 3;
 
 /// A list of vulnerabilities, each once.
+#[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) listed: Vec<Vulnerability>,
     pub(crate) counts: VulnerabilityCounts,
@@ -24,20 +25,28 @@ pub(crate) fn summarise(found: impl IntoIterator<Item = Vulnerability>) -> Optio
     let mut seen = HashSet::new();
     let mut all: Vec<_> = found
         .into_iter()
+        .map(|mut one| {
+            one.fix_available = Some(true).filter(|_| !one.fixed_version.is_empty()).or(one.fix_available);
+            one
+        })
         .filter(|one| seen.insert((one.id.clone(), one.package.clone(), one.installed_version.clone())))
         .collect();
     all.sort_by_cached_key(|one| {
         // Scores have one decimal; whole tenths can be ordered.
         #[allow(clippy::cast_possible_truncation)]
         let tenths = one.score.map_or(0, |score| (score * 10.0) as i64);
-        let unfixed = one.fixed_version.is_empty();
-        (Reverse(one.severity), unfixed, Reverse(tenths), one.id.clone(), one.package.clone())
+        let exploited = one.known_exploited == Some(true);
+        (Reverse(one.severity), !is_fixable(one), !exploited, Reverse(tenths), one.id.clone(), one.package.clone())
     });
     let worst = all.first()?.severity;
     let counts = count(&all);
     let message = message(&all, &counts);
     all.truncate(LISTED);
     Some(Summary { listed: all, counts, worst, message })
+}
+
+fn is_fixable(one: &Vulnerability) -> bool {
+    one.fix_available == Some(true)
 }
 
 fn count(all: &[Vulnerability]) -> VulnerabilityCounts {
@@ -50,7 +59,7 @@ fn count(all: &[Vulnerability]) -> VulnerabilityCounts {
             Severity::Low => &mut counts.low,
             Severity::Info => &mut counts.info,
         } += 1;
-        counts.fixable += i32::from(!one.fixed_version.is_empty());
+        counts.fixable += i32::from(is_fixable(one));
     }
     counts
 }
@@ -61,7 +70,7 @@ fn message(all: &[Vulnerability], counts: &VulnerabilityCounts) -> String {
         (counts.high, "high"),
         (counts.medium, "medium"),
         (counts.low, "low"),
-        (counts.info, "of unknown severity"),
+        (counts.info, "of no or unknown severity"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::place::{is_name, outside};
+use crate::kinds::{self, is_name};
 use crate::lenient::first_text;
-use crate::{About, ImageRef, kinds};
+use crate::{About, ImageRef};
 
 /// Whether an alert is about a request to the API server. Old versions don't write the source.
 pub(super) fn is_audit(source: &str, fields: &Map<String, Value>) -> bool {
@@ -18,7 +18,7 @@ pub(super) fn is_audit(source: &str, fields: &Map<String, Value>) -> bool {
 pub(super) fn about(fields: &Map<String, Value>) -> About {
     let Some(resource) = first_text(fields, &["ka.target.resource"]) else {
         // A path such as /healthz: no object.
-        return outside("k8s_audit");
+        return About::outside("External", "k8s_audit");
     };
     let namespace = first_text(fields, &["ka.target.namespace"]).unwrap_or_default();
     // The name that the API server gave to an object created with generateName is in its response.
@@ -44,7 +44,7 @@ fn object(
 ) -> About {
     let (kind, usual) = kinds::of_resource(resource);
     let asked = first_text(fields, &["ka.uri"]).and_then(|path| kinds::api_version_in_path(&path));
-    About::Workload { api_version: asked.unwrap_or(usual), kind, namespace, name, container: None, image }
+    About::Workload { api_version: asked.unwrap_or(usual), kind, namespace, name, uid: None, container: None, image }
 }
 
 /// The image of a pod that was asked for, where it has one only.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::kinds::{is_name, is_uid};
 use crate::lenient::{field, first_text, text};
 use crate::{About, ImageRef, image};
 
@@ -40,18 +41,6 @@ pub(super) fn about(fields: &Map<String, Value>, hostname: Option<String>) -> Ab
     match container_id {
         Some(id) => About::Container { id, node: hostname, image },
         None => About::Node { name: hostname.unwrap_or_else(|| "unknown".to_owned()) },
-    }
-}
-
-/// What an event of a plugin is about: nothing in the cluster.
-pub(super) fn outside(source: &str) -> About {
-    About::Workload {
-        api_version: String::new(),
-        kind: "External".to_owned(),
-        namespace: String::new(),
-        name: source.to_owned(),
-        container: None,
-        image: None,
     }
 }
 
@@ -118,18 +107,4 @@ fn image_of(fields: &Map<String, Value>) -> Option<ImageRef> {
 /// The first of these fields that is a name in Kubernetes; what isn't one names no object.
 fn name_in(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| first_text(fields, &[name]).filter(|name| is_name(name, 253)))
-}
-
-/// Whether it can be the name of an object: RFC 1123.
-pub(super) fn is_name(name: &str, longest: usize) -> bool {
-    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    let bytes = name.as_bytes();
-    bytes.len() <= longest && edge(bytes.first()) && edge(bytes.last()) && name.bytes().all(allowed)
-}
-
-/// Whether it can be a UID of the API server. Of a static pod the runtime knows a hash instead, which no object has.
-fn is_uid(uid: &str) -> bool {
-    let parts = uid.split('-').map(str::len);
-    parts.eq([8, 4, 4, 4, 12]) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }

@@ -32,7 +32,7 @@ impl Artifact {
         };
         let address = report.metadata.0.first().and_then(|metadata| metadata.repo_url.known());
         let name = without_credentials(address.unwrap_or(if said.is_empty() { "unknown" } else { said }));
-        Self { about: outside(kind, &name), name }
+        Self { about: About::outside(kind, &name), name }
     }
 
     /// Of the oldest reports, which are a list of results and don't say of what: the name of the first one tells.
@@ -41,7 +41,7 @@ impl Artifact {
             return Self::image("", None, results);
         }
         let name = results.iter().find_map(|result| result.target.known()).unwrap_or("unknown").to_owned();
-        Self { about: outside("Artifact", &name), name }
+        Self { about: About::outside("Artifact", &name), name }
     }
 
     /// Of an object of the cluster.
@@ -65,6 +65,7 @@ impl Artifact {
                 kind,
                 namespace,
                 name,
+                uid: None,
                 container: None,
                 image,
             },
@@ -74,21 +75,8 @@ impl Artifact {
 
     fn image(said: &str, metadata: Option<&Metadata>, results: &[Scanned]) -> Self {
         let image = image(said, metadata, results);
-        let name = [&image.reference, image.digest.as_ref().or(image.image_id.as_ref()).unwrap_or(&image.reference)];
-        let name = name.into_iter().find(|name| !name.is_empty()).cloned().unwrap_or_else(|| "unknown".to_owned());
+        let name = image.name();
         Self { about: About::Image { image }, name }
-    }
-
-    /// What is the same in every report on the same artifact: of an image its content, however it is called.
-    pub(super) fn identity(&self) -> String {
-        match &self.about {
-            About::Image { image }
-            | About::Pod { image: Some(image), .. }
-            | About::Workload { image: Some(image), .. } => {
-                image.digest.as_ref().or(image.image_id.as_ref()).unwrap_or(&image.reference).clone()
-            }
-            _ => String::new(),
-        }
     }
 }
 
@@ -142,12 +130,6 @@ fn image(said: &str, metadata: Option<&Metadata>, results: &[Scanned]) -> ImageR
 fn image_in_results(results: &[Scanned]) -> Option<String> {
     let target = results.iter().find_map(|result| result.target.known()?.strip_suffix(')')?.split_once(" ("))?;
     Some(target.0.to_owned()).filter(|name| !name.is_empty() && !name.contains(' '))
-}
-
-/// An artifact that is nothing in the cluster.
-fn outside(kind: &str, name: &str) -> About {
-    let (kind, name) = (kind.to_owned(), name.to_owned());
-    About::Workload { api_version: String::new(), kind, namespace: String::new(), name, container: None, image: None }
 }
 
 /// The address of a repository may have a token in it.

@@ -2,12 +2,16 @@
 //! `pkg/k8s/report/report.go`. Everything else is skipped unread, so that a large report costs little.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use quell_crds::v1alpha1::Vulnerability;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use crate::lenient::{List, Text, severity};
+use crate::lenient::{List, Text};
+use crate::severity::severity;
 
 /// The top of a report, of `trivy image` and its like or of `trivy k8s`; and what tells other formats of Trivy apart.
 #[derive(Deserialize, Default)]
@@ -26,6 +30,9 @@ pub(super) struct Report {
     pub(super) vulnerabilities: Option<List<Resource>>,
     pub(super) misconfigurations: Option<List<Resource>>,
 
+    /// KubeArmor's alerts have a `ClusterName`, too.
+    #[serde(rename = "HostName")]
+    pub(super) host_name: Option<IgnoredAny>,
     #[serde(rename = "runs")]
     pub(super) sarif: Option<IgnoredAny>,
     #[serde(rename = "bomFormat")]
@@ -75,9 +82,11 @@ pub(super) struct Resource {
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Scanned {
     pub(super) target: Text,
+    pub(super) class: Text,
     pub(super) vulnerabilities: List<Vulnerable>,
     pub(super) misconfigurations: List<Misconfiguration>,
     pub(super) secrets: List<Secret>,
+    pub(super) licenses: List<License>,
 }
 
 /// A vulnerability of a package.
@@ -135,12 +144,66 @@ pub(super) struct Secret {
     pub(super) start_line: Text,
 }
 
+/// A license of a package or a file.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct License {
+    pub(super) severity: Text,
+    pub(super) category: Text,
+    pub(super) pkg_name: Text,
+    pub(super) name: Text,
+}
+
+/// One JSON value of a body.
+pub(super) enum Document {
+    /// A report.
+    Report(Box<Report>),
+    /// The results of schema 1, or several reports.
+    Results(Vec<Value>),
+    /// What schema 1 writes where there was nothing to scan.
+    Nothing,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DocumentVisitor)
+    }
+}
+
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a report of Trivy")
+    }
+
+    fn visit_unit<E>(self) -> Result<Document, E> {
+        Ok(Document::Nothing)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Document, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Document::Results)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Document, A::Error> {
+        Report::deserialize(MapAccessDeserializer::new(map)).map(|report| Document::Report(Box::new(report)))
+    }
+}
+
 impl Vulnerable {
     /// The vulnerability, unless the vendor says that the package isn't affected.
     pub(super) fn affecting(self) -> Option<Vulnerability> {
         let score = self.score();
         let id = self.id.known()?.to_owned();
-        (self.status.known() != Some("not_affected")).then(|| Vulnerability {
+        let status = self.status.known();
+        (status != Some("not_affected")).then(|| Vulnerability {
+            fix_available: match status {
+                Some("fixed") => Some(true),
+                Some("affected" | "will_not_fix" | "fix_deferred" | "end_of_life") => Some(false),
+                _ => None,
+            },
             id,
             package: self.pkg_name.get(),
             installed_version: self.installed_version.get(),
@@ -148,6 +211,7 @@ impl Vulnerable {
             severity: severity(&self.severity.0),
             score,
             title: self.title.get(),
+            ..Vulnerability::default()
         })
     }
 

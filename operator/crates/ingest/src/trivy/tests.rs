@@ -1,3 +1,5 @@
+use quell_crds::v1alpha1::Format;
+
 use super::*;
 use crate::About;
 
@@ -65,7 +67,7 @@ fn a_report_with_nothing_wrong_gives_nothing() {
         json!([]),
         json!(null),
     ] {
-        assert!(signals_of(&report).is_empty(), "{report}");
+        assert!(signals_of(&report).iter().all(|signal| signal.resolved), "{report}");
     }
 }
 
@@ -206,15 +208,17 @@ fn other_formats_and_other_tools_are_refused_with_what_is_missing() {
     );
     assert!(refused(r#"{"Findings": [{"Id": "asff"}]}"#).starts_with("Findings[0].Kind: missing"));
     assert_eq!(refused(r#"{"Results": 3}"#), "line 1, column 13: invalid type: integer `3`, expected a list");
-    assert_eq!(refused(""), "line 1, column 0: the JSON ends too soon: EOF while parsing a value");
+    assert_eq!(refused(""), "line 1, column 1: the body is empty, a report of Trivy was expected");
 }
 
 #[test]
 fn more_objects_with_problems_than_the_limit_are_refused() {
     let failed = json!([{"Target": "x", "Misconfigurations": [{"ID": "KSV041", "Severity": "LOW", "Status": "FAIL"}]}]);
     let resources: Vec<_> =
-        (0..=MAX_SIGNALS).map(|i| json!({"Kind": "Role", "Name": format!("r{i}"), "Results": failed})).collect();
-    assert!(refused(&json!({"Resources": resources}).to_string()).starts_with("Resources: 1001 problems in one body"));
+        (0..=crate::MAX_SIGNALS).map(|i| json!({"Kind": "Role", "Name": format!("r{i}"), "Results": failed})).collect();
+    let body = json!({"Resources": resources}).to_string();
+    let refused = crate::read(Format::Trivy, body.as_bytes()).unwrap_err();
+    assert_eq!(refused.to_string(), "the body: 5001 problems in one body, at most 5000 are taken: send them in parts");
 }
 
 #[test]
@@ -233,4 +237,46 @@ fn nesting_that_would_overflow_the_stack_is_refused_or_skipped() {
             }
         }
     }
+}
+
+#[test]
+fn a_clean_report_ends_what_was_wrong_with_the_image() {
+    let metadata = json!({"RepoDigests": [format!("web@{DIGEST}")]});
+    let clean = signals_of(&image_report(&metadata, &[])).remove(0);
+    let dirty = signals_of(&image_report(&metadata, &[vulnerable("CVE-1", "HIGH", "2")])).remove(0);
+    assert!(clean.resolved && !dirty.resolved);
+    assert_eq!((&clean.rule, &clean.identity, &clean.about), (&dirty.rule, &dirty.identity, &dirty.about));
+}
+
+#[test]
+fn several_reports_in_a_body_are_read_one_by_one() {
+    let report = image_report(&json!({}), &[vulnerable("CVE-1", "HIGH", "2")]);
+    assert_eq!(signals_of(&json!([report, report])).len(), 2);
+    let lines = format!("{report}\n{report}\n");
+    assert_eq!(read(lines.as_bytes()).unwrap().len(), 2);
+    assert!(refused(&format!("{report}\n{{}}")).starts_with("document 2, ArtifactName: missing"));
+}
+
+#[test]
+fn licenses_that_ask_for_more_than_a_notice_are_found() {
+    let report = json!({"ArtifactName": "web:1", "ArtifactType": "container_image", "Results": [{"Target": "OS Packages", "Class": "license", "Licenses": [
+        {"Severity": "LOW", "Category": "notice", "PkgName": "a", "Name": "MIT"}, {"Severity": "HIGH", "Category": "restricted", "PkgName": "b", "Name": "GPL-3.0"}]}]});
+    let signal = signals_of(&report).remove(0);
+    assert_eq!(
+        (signal.category, signal.severity, signal.message.as_str()),
+        (Category::Compliance, Severity::High, "1 license: GPL-3.0 of b")
+    );
+}
+
+#[test]
+fn the_status_says_whether_there_is_a_fix() {
+    let status = |status: &str| {
+        let mut one = vulnerable("CVE-1", "HIGH", "");
+        one["Status"] = json!(status);
+        signals_of(&image_report(&json!({}), &[one])).remove(0).vulnerabilities[0].fix_available
+    };
+    assert_eq!(
+        (status("will_not_fix"), status("under_investigation"), status("fixed")),
+        (Some(false), None, Some(true))
+    );
 }

@@ -41,7 +41,7 @@ fn refused(object: &Value) -> String {
 #[test]
 fn a_report_is_about_the_workload_of_its_labels() {
     let signal = read_one(&object());
-    let About::Workload { api_version, kind, namespace, name, container, image } = &signal.about else {
+    let About::Workload { api_version, kind, namespace, name, uid: _, container, image } = &signal.about else {
         panic!("a workload")
     };
     assert_eq!((api_version.as_str(), kind.as_str()), ("apps/v1", "ReplicaSet"));
@@ -95,12 +95,14 @@ fn an_image_is_named_with_its_registry_once() {
 }
 
 #[test]
-fn nothing_wrong_and_a_deleted_report_give_nothing() {
+fn nothing_wrong_and_a_deleted_report_end_what_was_reported() {
     let mut clean = object();
     clean["report"]["vulnerabilities"] = json!([]);
     let deleted = json!({"verb": "delete", "operatorObject": object()});
     for body in [clean, deleted] {
-        assert!(read(body.to_string().as_bytes()).unwrap().is_empty(), "{body}");
+        let (ended, open) = (read_one(&body), read_one(&object()));
+        assert!(ended.resolved && !open.resolved, "{body}");
+        assert_eq!((&ended.rule, &ended.identity, &ended.about), (&open.rule, &open.identity, &open.about));
     }
 }
 
@@ -119,13 +121,78 @@ fn an_object_is_read_in_every_wrapping() {
 
 #[test]
 fn other_kinds_are_refused_by_name_and_place() {
-    let audit = json!({"kind": "ConfigAuditReport", "report": {"checks": []}});
-    let expected = "kind: ConfigAuditReport is not read, only VulnerabilityReport of aquasecurity.github.io is";
-    assert_eq!(refused(&audit), expected);
-    assert_eq!(refused(&json!([object(), audit])), format!("[1].{expected}"));
-    assert_eq!(refused(&json!({"kind": "List", "items": [audit]})), format!("items[0].{expected}"));
-    assert_eq!(refused(&json!({"verb": "update", "operatorObject": audit})), format!("operatorObject.{expected}"));
-    assert_eq!(refused(&json!({"alerts": []})), "kind: missing: expected VulnerabilityReport");
+    let other = json!({"apiVersion": "v1", "kind": "Pod"});
+    let expected = "kind: Pod of v1 is not read, a report of aquasecurity.github.io is";
+    assert_eq!(refused(&other), expected);
+    assert_eq!(refused(&json!([object(), other])), format!("[1].{expected}"));
+    assert_eq!(refused(&json!({"kind": "List", "items": [other]})), format!("items[0].{expected}"));
+    assert_eq!(refused(&json!({"verb": "update", "operatorObject": other})), format!("operatorObject.{expected}"));
+    assert_eq!(refused(&json!({"alerts": []})), "kind: missing: expected a report of aquasecurity.github.io");
+    assert!(
+        refused(&json!({"apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "NewReport"}))
+            .starts_with("kind: NewReport of")
+    );
+}
+
+fn of_kind(kind: &str, report: Value) -> Value {
+    json!({"apiVersion": "aquasecurity.github.io/v1alpha1", "kind": kind, "report": report, "metadata": {"name": "r", "namespace": "shop",
+        "labels": {"trivy-operator.resource.kind": "ReplicaSet", "trivy-operator.resource.name": "web-1", "trivy-operator.container.name": "app"}}})
+}
+
+#[test]
+fn failed_checks_of_an_object_are_one_signal() {
+    let checks = json!([{"checkID": "KSV014", "severity": "LOW", "success": false, "title": "a"}, {"id": "KSV017", "severity": "HIGH", "success": false},
+        {"checkID": "KSV001", "severity": "CRITICAL", "success": true}]);
+    for kind in ["ConfigAuditReport", "RbacAssessmentReport", "ClusterRbacAssessmentReport", "InfraAssessmentReport"] {
+        let signal = read_one(&of_kind(kind, json!({ "checks": checks })));
+        assert_eq!(
+            (signal.category, signal.severity, signal.message.as_str()),
+            (Category::Misconfiguration, Severity::High, "2 failed checks: KSV017, KSV014")
+        );
+        assert_eq!(signal.rule, kind.trim_start_matches("Cluster"));
+    }
+    assert!(read_one(&of_kind("ConfigAuditReport", json!({"checks": []}))).resolved);
+}
+
+#[test]
+fn found_secrets_of_an_image_are_one_signal_and_what_matched_is_not_kept() {
+    let report = json!({"artifact": {"repository": "web", "tag": "1"}, "registry": {"server": "index.docker.io"}, "secrets": [
+        {"ruleID": "stripe-access-token", "severity": "HIGH", "target": "/app/secret.yaml", "match": "key: hunter2"}]});
+    let signal = read_one(&of_kind("ExposedSecretReport", report));
+    assert_eq!(
+        (signal.category, signal.severity, signal.rule.as_str()),
+        (Category::Secret, Severity::High, "docker.io/library/web:1")
+    );
+    assert!(matches!(&signal.about, About::Workload { container: Some(app), image: Some(_), .. } if app == "app"));
+    assert!(!serde_json::to_string(&signal.details).unwrap().contains("hunter2"));
+}
+
+#[test]
+fn controls_of_a_standard_are_a_signal_each_and_those_for_a_person_none() {
+    let report = |status: Value| json!({"apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "ClusterComplianceReport", "metadata": {"name": "nsa"}, "status": status});
+    let summary = report(
+        json!({"summaryReport": {"controlCheck": [{"id": "1.0", "name": "a", "severity": "HIGH", "totalFail": 3},
+        {"id": "1.1", "name": "b", "severity": "LOW", "totalFail": 0}, {"id": "1.2", "name": "c", "severity": "CRITICAL"}]}}),
+    );
+    let detail = report(
+        json!({"detailReport": {"results": [{"id": "1.0", "name": "a", "severity": "HIGH", "checks": [{"success": false, "severity": "MEDIUM"}, {"success": true}]},
+        {"id": "1.1", "name": "b", "severity": "LOW", "checks": [{"success": true}]}, {"id": "1.2", "name": "c", "severity": "LOW", "checks": []}]}}),
+    );
+    for body in [summary, detail] {
+        let signals = read(body.to_string().as_bytes()).unwrap();
+        let found: Vec<_> = signals.iter().map(|one| (one.rule.as_str(), one.severity, one.resolved)).collect();
+        assert_eq!(found, [("nsa 1.0", Severity::High, false), ("nsa 1.1", Severity::Low, true)]);
+        assert_eq!(signals[0].about, About::outside("Cluster", "cluster"));
+    }
+}
+
+#[test]
+fn a_dictionary_of_lists_and_starboards_labels_are_read() {
+    let dictionary = json!({"configauditreports.aquasecurity.github.io": [of_kind("ConfigAuditReport", json!({"checks": []}))], "sbomreports.aquasecurity.github.io": []});
+    assert_eq!(read(dictionary.to_string().as_bytes()).unwrap().len(), 1);
+    let bench = json!({"apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "CISKubeBenchReport", "metadata": {"labels": {"starboard.resource.kind": "Node", "starboard.resource.name": "n1"}},
+        "report": {"sections": [{"version": "1.6", "node_type": "node", "tests": [{"results": [{"test_number": "4.1.1", "status": "FAIL", "scored": true}]}]}]}});
+    assert_eq!(read_one(&bench).about, About::Node { name: "n1".to_owned() });
 }
 
 #[test]
