@@ -33,6 +33,7 @@ use crate::caches::notices::{
 };
 use crate::caches::trim::{trim_namespace, trim_node, trim_owner, trim_pod, trim_policy};
 use crate::containment::Containment;
+use crate::finalizers;
 use crate::mirror::{Change, Mirrors};
 use crate::settings::Settings;
 
@@ -118,33 +119,23 @@ impl Caches {
                 move |change| namespace_changed(&containment, &held, &change)
             }),
             nodes: mirrors.keep(Api::all(client.clone()), all.clone(), trim_node, |_| {}),
-            findings: mirrors.keep(Api::<Finding>::all(client.clone()), all.clone(), |_| {}, {
+            findings: mirrors.keep_own::<Finding>(client, {
                 let (notices, runs_of) = (notices.clone(), runs_of.clone());
                 move |change| finding_changed(&notices, &runs_of, &change)
             }),
-            remediations: mirrors.keep(Api::<Remediation>::all(client.clone()), all.clone(), |_| {}, {
+            remediations: mirrors.keep_own::<Remediation>(client, {
                 let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());
                 move |change| remediation_changed(&notices, &runs_of, &containment, &change)
             }),
-            playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
-            cluster_playbooks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
-            channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
-            cluster_channels: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, library)),
-            sources: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Sources)),
-            suppressions: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::Suppressions),
-            ),
-            cluster_suppressions: mirrors.keep(
-                Api::all(client.clone()),
-                all.clone(),
-                |_| {},
-                tell(notices, Notice::Suppressions),
-            ),
-            image_blocks: mirrors.keep(Api::all(client.clone()), all.clone(), |_| {}, tell(notices, Notice::Blocks)),
-            approvals: mirrors.keep(Api::<Approval>::all(client.clone()), all.clone(), |_| {}, {
+            playbooks: mirrors.keep_own(client, tell(notices, library)),
+            cluster_playbooks: mirrors.keep_own(client, tell(notices, library)),
+            channels: mirrors.keep_own(client, tell(notices, library)),
+            cluster_channels: mirrors.keep_own(client, tell(notices, library)),
+            sources: mirrors.keep_own(client, tell(notices, Notice::Sources)),
+            suppressions: mirrors.keep_own(client, tell(notices, Notice::Suppressions)),
+            cluster_suppressions: mirrors.keep_own(client, tell(notices, Notice::Suppressions)),
+            image_blocks: mirrors.keep_own(client, tell(notices, Notice::Blocks)),
+            approvals: mirrors.keep_own(client, {
                 let notices = notices.clone();
                 move |change| approval_changed(&notices, &change)
             }),
@@ -181,8 +172,10 @@ impl Caches {
                     move |change| {
                         written.network_policy_changed(&change);
                         policy_changed(&there, &written, &change);
+                        // A pod may have come under quarantine while this change was on its way.
                         if let Change::There(policy) = &change
-                            && policy.metadata.deletion_timestamp.is_some()
+                            && (policy.metadata.deletion_timestamp.is_some()
+                                || finalizers::is_missing(policy, &written))
                         {
                             namespaces.send(ObjectRef::new(&policy.namespace().unwrap_or_default()));
                         }

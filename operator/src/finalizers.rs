@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
+use crate::containment::Containment;
 use crate::engine::Queue;
 use crate::lanes::Lanes;
 
@@ -37,7 +38,7 @@ pub async fn keep(
             () = end.cancelled() => return,
         };
         for policy in caches.quarantine_policies(&namespace.name) {
-            let Some(finalizers) = wanted(&policy, &caches) else { continue };
+            let Some(finalizers) = wanted(&policy, &caches.containment) else { continue };
             if let Err(error) = write(&client, &lanes, &policy, &finalizers).await {
                 let policy = policy.name_any();
                 tracing::warn!(namespace = namespace.name, policy, %error, "the finalizer of a quarantine policy is late");
@@ -52,9 +53,9 @@ pub async fn keep(
 }
 
 /// The finalizers that a policy should have; `None`: those that it has.
-fn wanted(policy: &NetworkPolicy, caches: &Caches) -> Option<Vec<String>> {
+fn wanted(policy: &NetworkPolicy, containment: &Containment) -> Option<Vec<String>> {
     let profile = policy.labels().get(names::QUARANTINE_POLICY)?;
-    let needed = caches.containment.is_needed(&policy.namespace().unwrap_or_default(), profile);
+    let needed = containment.is_needed(&policy.namespace().unwrap_or_default(), profile);
     let there = policy.finalizers();
     let has = there.iter().any(|one| one == names::QUARANTINE);
     match (needed, has) {
@@ -65,6 +66,13 @@ fn wanted(policy: &NetworkPolicy, caches: &Caches) -> Option<Vec<String>> {
         (false, true) => Some(there.iter().filter(|one| *one != names::QUARANTINE).cloned().collect()),
         _ => None,
     }
+}
+
+/// Whether the finalizer must be put on. One that is there too early is not news: a policy is made with it, before there is a pod that
+/// needs it.
+#[must_use]
+pub fn is_missing(policy: &NetworkPolicy, containment: &Containment) -> bool {
+    !policy.finalizers().iter().any(|one| one == names::QUARANTINE) && wanted(policy, containment).is_some()
 }
 
 async fn write(

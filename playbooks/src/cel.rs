@@ -3,6 +3,11 @@
 //! Expressions are compiled once, checked for names that nothing gives, and evaluated over a [`Scope`]. An expression that fails
 //! never counts as false; callers refuse what hangs on it.
 
+mod cost;
+mod extent;
+
+pub use cost::MAX_COST;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, RwLock};
@@ -20,6 +25,9 @@ use thiserror::Error;
 pub const MAX_SOURCE: usize = 4096;
 /// Deepest nesting of brackets: the interpreter's parser recurses for each, and its stack is bounded.
 pub const MAX_DEPTH: usize = 32;
+
+/// Most operators, dots and signs: each is a step deeper for the interpreter, which recurses, too.
+pub const MAX_OPERATORS: usize = 200;
 
 /// Functions that the interpreter has, and the operators and macros of the language, which appear as functions.
 const FUNCTIONS: &[&str] = &[
@@ -63,8 +71,11 @@ pub enum CompileError {
     #[error("is longer than {MAX_SOURCE} bytes")]
     TooLong,
     /// Deeper than [`MAX_DEPTH`].
-    #[error("nests brackets deeper than {MAX_DEPTH}")]
+    #[error("nests brackets, signs and conditions deeper than {MAX_DEPTH}")]
     TooDeep,
+    /// More operators than [`MAX_OPERATORS`].
+    #[error("has more than {MAX_OPERATORS} operators and dots; compare with a list (`in`), or use a pattern")]
+    TooManyOperators,
     /// Not CEL.
     #[error("is not CEL: {0}")]
     Syntax(String),
@@ -82,6 +93,11 @@ pub enum CompileError {
     /// Names the outputs of a step that doesn't come before.
     #[error("names the step `{0}`, which does not come before this one")]
     UnknownStep(String),
+    /// Makes a message of a type, of which there is none here.
+    #[error(
+        "makes a message (`Type{{…}}`), and there are no types of messages here; a map is written `{{\"key\": value}}`"
+    )]
+    Message,
     /// A pattern that is not a regular expression.
     #[error("has a pattern that is not a regular expression: {0}")]
     Pattern(String),
@@ -105,6 +121,17 @@ pub enum EvaluationError {
         source_text: String,
         /// The type it has.
         found: String,
+    },
+    /// It could take longer than anybody can wait.
+    #[error(
+        "`{source_text}` could take {steps} steps here, and at most {MAX_COST} are allowed: it goes through long lists within each other, \
+         or puts long texts together; go through fewer, or filter first"
+    )]
+    TooCostly {
+        /// The expression.
+        source_text: String,
+        /// Steps that it could take.
+        steps: u64,
     },
     /// A value that has no JSON form.
     #[error("`{source_text}` has a value that can't be written down")]
@@ -150,8 +177,12 @@ impl Expression {
         if source.len() > MAX_SOURCE {
             return Err(CompileError::TooLong);
         }
-        if depth(source) > MAX_DEPTH {
+        let shape = extent::of(source);
+        if shape.depth > MAX_DEPTH {
             return Err(CompileError::TooDeep);
+        }
+        if shape.operators > MAX_OPERATORS {
+            return Err(CompileError::TooManyOperators);
         }
         let program = Program::compile(source).map_err(|error| CompileError::Syntax(one_line(&error.to_string())))?;
         let mut check = Check { names, bound: Vec::new() };
@@ -182,6 +213,10 @@ impl Expression {
     }
 
     fn execute(&self, scope: &Scope) -> Result<CelValue, EvaluationError> {
+        let steps = cost::most(self.program.expression(), scope);
+        if steps > MAX_COST {
+            return Err(EvaluationError::TooCostly { source_text: self.source.clone(), steps });
+        }
         let mut context = Context::default();
         context.add_function("matches", matches);
         context.set_variable_resolver(scope);
@@ -285,7 +320,8 @@ impl Check<'_> {
             Expr::Call(call) => self.call(call),
             Expr::List(list) => list.elements.iter().try_for_each(|element| self.visit(element)),
             Expr::Map(map) => self.entries(&map.entries),
-            Expr::Struct(structure) => self.entries(&structure.entries),
+            // The interpreter panics when it comes to one.
+            Expr::Struct(_) => Err(CompileError::Message),
             Expr::Comprehension(comprehension) => {
                 self.visit(&comprehension.iter_range)?;
                 let before = self.bound.len();
@@ -375,23 +411,6 @@ fn text(literal: &cel::common::ast::LiteralValue) -> Option<Arc<String>> {
         Ok(CelValue::String(text)) => Some(text),
         _ => None,
     }
-}
-
-/// The deepest nesting of brackets, whether or not they match.
-fn depth(source: &str) -> usize {
-    let mut deepest = 0;
-    let mut now = 0_usize;
-    for byte in source.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => {
-                now += 1;
-                deepest = deepest.max(now);
-            }
-            b')' | b']' | b'}' => now = now.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 fn one_line(text: &str) -> String {

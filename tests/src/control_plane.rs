@@ -104,6 +104,7 @@ pub struct ControlPlane {
     kubeconfig_path: PathBuf,
     kubeconfig: Kubeconfig,
     binaries: Binaries,
+    components: Vec<components::Component>,
     // Of a cluster that was there before, it holds the folder only.
     lifeline: Lifeline,
 }
@@ -133,6 +134,7 @@ impl ControlPlane {
                         folder,
                         kubeconfig: booted.kubeconfig,
                         binaries,
+                        components: booted.components,
                         lifeline: booted.lifeline,
                     });
                 }
@@ -168,6 +170,7 @@ impl ControlPlane {
             kubeconfig_path,
             kubeconfig,
             binaries: Binaries::ensure(&tools).await?,
+            components: Vec::new(),
         })
     }
 
@@ -249,6 +252,20 @@ impl ControlPlane {
     #[must_use]
     pub fn processes(&self) -> Vec<(String, u32)> {
         self.lifeline.children()
+    }
+
+    /// Kills a component (SIGKILL). It stays away until [`Self::start_again`].
+    pub fn kill(&self, tool: Tool) -> Result<()> {
+        let running = self.lifeline.children().into_iter().find(|(name, _)| name == tool.name());
+        let (_, process) = running.with_context(|| format!("{} does not run here", tool.name()))?;
+        self.lifeline.kill(process)
+    }
+
+    /// Starts a component that was killed as it was started before, on what it has left.
+    pub fn start_again(&self, tool: Tool) -> Result<()> {
+        let component = self.components.iter().find(|component| component.tool == tool);
+        let component = component.with_context(|| format!("{} was not started here", tool.name()))?;
+        component.spawn(&self.folder, &self.binaries, &self.lifeline)
     }
 
     /// An error that names the component that has ended by itself, if one has.

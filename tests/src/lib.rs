@@ -14,10 +14,13 @@
 //! # }
 //! ```
 
+pub mod bad_input;
 pub mod binaries;
 pub mod control_plane;
+pub mod crash;
 pub mod crds;
 pub mod demo;
+pub mod faults;
 pub mod fixtures;
 pub mod floor;
 pub mod gate;
@@ -29,6 +32,7 @@ pub mod node;
 pub mod operator;
 pub mod packets;
 pub mod policy_kinds;
+pub mod proxy;
 pub mod requests;
 pub mod trivy_operator;
 pub mod wait;
@@ -41,4 +45,5 @@ pub use missing::Missing;
 pub use namespace::TestNamespace;
 pub use node::Node;
 pub use operator::Operator;
+pub use proxy::Proxy;
 pub use requests::{Recorder, recorded_client};

@@ -18,6 +18,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal};
 
 const ANCHOR: &str = r#"trap "" HUP INT TERM; read -r _; kill -KILL 0"#;
 
@@ -76,6 +77,33 @@ impl Lifeline {
     pub fn exited(&self) -> Option<(String, ExitStatus)> {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.iter_mut().find_map(|(name, child)| Some((name.clone(), child.try_wait().ok()??)))
+    }
+
+    /// Kills the child with that process id (SIGKILL), and returns when it is gone. One that isn't there, or no longer, is none of its
+    /// business.
+    pub fn kill(&self, id: u32) -> Result<()> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = children.iter().position(|(_, child)| child.id() == id) else { return Ok(()) };
+        let (name, mut child) = children.swap_remove(index);
+        child.kill().and_then(|()| child.wait()).with_context(|| format!("can't kill {name}"))?;
+        Ok(())
+    }
+
+    /// Stops the child with that process id where it stands (SIGSTOP).
+    pub fn freeze(&self, id: u32) -> Result<()> {
+        self.signal(id, Signal::STOP)
+    }
+
+    /// Lets a child that was stopped go on (SIGCONT), as if no time had passed.
+    pub fn thaw(&self, id: u32) -> Result<()> {
+        self.signal(id, Signal::CONT)
+    }
+
+    fn signal(&self, id: u32, signal: Signal) -> Result<()> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        // A child that is held here is not reaped, so that its number can't be another's.
+        let Some((name, child)) = children.iter().find(|(_, child)| child.id() == id) else { return Ok(()) };
+        rustix::process::kill_process(Pid::from_child(child), signal).with_context(|| format!("can't signal {name}"))
     }
 
     /// Name and process id of each child.

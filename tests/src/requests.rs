@@ -2,6 +2,8 @@
 
 mod parse;
 
+pub(crate) use parse::describe;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;

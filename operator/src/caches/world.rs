@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use quell_actions::quarantine::facts;
+use quell_actions::quarantine::{facts, released_by};
 use quell_crds::v1alpha1::{Finding, Target, Workload};
 use quell_playbooks::{TargetState, World};
 
@@ -48,12 +48,13 @@ impl Caches {
             })
     }
 
-    /// The topmost owner of a pod; a pod that nothing owns is its own.
+    /// The topmost owner of a pod; a pod that nothing owns is its own. One that was quarantined is still of the workload that released it:
+    /// Quell may have cut it off and died before anything but the pod could tell of it.
     #[must_use]
     pub fn top_owner(&self, pod: &Pod) -> Workload {
         let namespace = pod.namespace().unwrap_or_default();
-        match controller(pod.metadata.owner_references.as_ref()) {
-            Some(owner) => self.owner_of(&namespace, owner.clone()),
+        match controller(pod.metadata.owner_references.as_ref()).cloned().or_else(|| released_by(pod)) {
+            Some(owner) => self.owner_of(&namespace, owner),
             None => Workload {
                 api_version: "v1".to_owned(),
                 kind: "Pod".to_owned(),

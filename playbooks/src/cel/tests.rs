@@ -102,3 +102,81 @@ fn what_the_reference_shows_to_authors_works() {
         assert_eq!(compiled.is_true(&scope), Ok(true), "{source}");
     }
 }
+
+/// A list of that many words under `finding.tags`.
+fn long(words: usize) -> Scope {
+    let tags: Vec<String> = (0..words).map(|number| format!("word-{number}")).collect();
+    Scope::default().with("finding", &json!({"tags": tags}))
+}
+
+#[test]
+fn lists_within_lists_within_lists_are_refused_before_they_are_gone_through() {
+    for source in [
+        "finding.tags.all(a, finding.tags.all(b, finding.tags.all(c, a + b + c != '')))",
+        "size(finding.tags.map(a, finding.tags.map(b, finding.tags.map(c, a + b + c)))) > 0",
+        "finding.tags.filter(a, finding.tags.filter(b, finding.tags.exists(c, c == a + b)) == []) == []",
+    ] {
+        let expression = compile(source).unwrap();
+        let error = expression.is_true(&long(2000)).unwrap_err();
+        assert!(matches!(error, EvaluationError::TooCostly { .. }), "{error}");
+        assert!(error.to_string().contains("at most"), "{error}");
+        expression.is_true(&long(4)).expect("over short lists it is nothing");
+    }
+}
+
+#[test]
+fn a_text_that_is_put_together_again_and_again_is_refused_before_it_fills_the_memory() {
+    let mut source = "a".to_owned();
+    for _ in 0..12 {
+        source = format!("[{source}].map(a, a + a + a + a + a + a + a + a)[0]");
+    }
+    let source = format!("finding.tags.map(a, {source}) == []");
+    let error = compile(&source).unwrap().is_true(&long(3)).unwrap_err();
+    assert!(matches!(error, EvaluationError::TooCostly { .. }), "{error}");
+}
+
+#[test]
+fn what_playbooks_ask_of_a_large_finding_is_far_from_the_bound() {
+    let vulnerability =
+        json!({"id": "CVE-2022-37434", "severity": "Critical", "fixedVersion": "1.2.12-r2", "title": "x".repeat(253)});
+    let finding = json!({"vulnerabilities": vec![vulnerability; 50], "tags": ["a"]});
+    let scope = Scope::default().with("finding", &finding);
+    for source in [
+        "finding.vulnerabilities.exists(v, v.severity == 'Critical' && v.fixedVersion != '')",
+        "finding.vulnerabilities.all(a, finding.vulnerabilities.exists(b, a.id == b.id))",
+        "finding.vulnerabilities.filter(v, v.title.matches('(?i)overflow')).map(v, v.id).size() == 0",
+    ] {
+        assert!(compile(source).unwrap().is_true(&scope).unwrap(), "{source}");
+    }
+}
+
+#[test]
+fn a_message_of_a_type_is_refused_when_it_is_written() {
+    assert_eq!(compile("Finding{rule: 'x'}.rule == 'x'").unwrap_err(), CompileError::Message);
+    assert_eq!(compile("finding.tags.exists(t, Tag{name: t} == t)").unwrap_err(), CompileError::Message);
+}
+
+#[test]
+fn chains_that_would_use_up_the_stack_are_refused_before_they_are_parsed() {
+    for source in [
+        "!".repeat(4000) + "true",
+        "-".repeat(4000) + "1",
+        format!("1{}", "+1".repeat(2000)),
+        format!("true{}", "||true".repeat(600)),
+        format!("true{}", "?true:true".repeat(400)),
+        format!("finding{}", ".a".repeat(2000)),
+        format!("finding{}", "['a']".repeat(800)),
+    ] {
+        let error = compile(&source).unwrap_err();
+        assert!(matches!(error, CompileError::TooDeep | CompileError::TooManyOperators), "{error}");
+    }
+    for allowed in [
+        "!".repeat(MAX_DEPTH) + "true",
+        format!("1{}", "+1".repeat(MAX_OPERATORS)),
+        format!("true{}", "||true".repeat(MAX_OPERATORS / 2)),
+        format!("true{}", "?true:true".repeat(MAX_DEPTH)),
+    ] {
+        compile(&allowed).unwrap().evaluate(&scope()).unwrap();
+    }
+    let _ = compile(&format!("finding{}", ".a".repeat(MAX_OPERATORS))).unwrap().evaluate(&scope());
+}

@@ -5,6 +5,7 @@ use std::fs::Permissions;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -16,7 +17,7 @@ use kube::{Api, Client};
 use tokio::net::TcpStream;
 
 use super::certificates::Authority;
-use super::components::{Ports, Starter};
+use super::components::{Component, Ports, Starter};
 use super::{Options, client_of};
 use crate::binaries::Binaries;
 use crate::lifeline::Lifeline;
@@ -29,6 +30,7 @@ const KWOK_USER: &str = "system:kwok";
 pub(super) struct Booted {
     pub(super) lifeline: Lifeline,
     pub(super) kubeconfig: Kubeconfig,
+    pub(super) components: Vec<Component>,
 }
 
 /// Boots into `folder`, which is removed when the control plane ends.
@@ -63,7 +65,7 @@ pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) 
     }
     let kubeconfig = Kubeconfig::read_from(folder.join(super::ADMIN_KUBECONFIG))?;
 
-    let starter = Starter { folder, binaries, lifeline: &lifeline, files: &files, ports };
+    let starter = Starter { folder, binaries, lifeline: &lifeline, files: &files, ports, started: Mutex::default() };
     let watch = Watch { folder, lifeline: &lifeline, deadline: Instant::now() + PATIENCE };
     starter.etcd()?;
     // A connection refused costs the API server a second of backoff, more than this wait.
@@ -79,7 +81,8 @@ pub(super) async fn boot(folder: &Path, binaries: &Binaries, options: &Options) 
         fake_nodes(&client, &starter, &watch, options.nodes).await?;
     }
     watch.until("pods can be created", async || Ok(has_service_account(&client).await?)).await?;
-    Ok(Booted { lifeline, kubeconfig })
+    let components = starter.started.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Booted { lifeline, kubeconfig, components })
 }
 
 async fn fake_nodes(client: &Client, starter: &Starter<'_>, watch: &Watch<'_>, count: u32) -> Result<()> {

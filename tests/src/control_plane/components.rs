@@ -6,6 +6,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
@@ -50,17 +51,27 @@ pub(super) struct Starter<'a> {
     pub(super) lifeline: &'a Lifeline,
     pub(super) files: &'a Files,
     pub(super) ports: Ports,
+    pub(super) started: Mutex<Vec<Component>>,
 }
 
-impl Starter<'_> {
-    fn start(&self, tool: Tool, flags: impl IntoIterator<Item = String>) -> Result<()> {
-        let path = self.folder.join(format!("{}.log", tool.name()));
-        let log = File::create(&path).with_context(|| format!("can't create {}", path.display()))?;
-        self.lifeline.spawn(
-            tool.name(),
-            Command::new(self.binaries.path(tool)?)
-                .args(flags)
-                .current_dir(self.folder)
+/// A component that was started, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Component {
+    pub(super) tool: Tool,
+    flags: Vec<String>,
+}
+
+impl Component {
+    /// Starts it, or starts it again; its log goes on where it ended.
+    pub(super) fn spawn(&self, folder: &Path, binaries: &Binaries, lifeline: &Lifeline) -> Result<()> {
+        let path = folder.join(format!("{}.log", self.tool.name()));
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("can't create {}", path.display()))?;
+        lifeline.spawn(
+            self.tool.name(),
+            Command::new(binaries.path(self.tool)?)
+                .args(&self.flags)
+                .current_dir(folder)
                 // Everything is on loopback.
                 .env_remove("HTTP_PROXY")
                 .env_remove("HTTPS_PROXY")
@@ -71,6 +82,15 @@ impl Starter<'_> {
                 .stdout(log.try_clone().context("can't share a log")?)
                 .stderr(log),
         )?;
+        Ok(())
+    }
+}
+
+impl Starter<'_> {
+    fn start(&self, tool: Tool, flags: impl IntoIterator<Item = String>) -> Result<()> {
+        let component = Component { tool, flags: flags.into_iter().collect() };
+        component.spawn(self.folder, self.binaries, self.lifeline)?;
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).push(component);
         Ok(())
     }
 

@@ -13,7 +13,8 @@ pub(super) fn parse(request: &http::Request<Body>, label: &str) -> Request {
     describe(request.method(), uri.path(), uri.query().unwrap_or_default(), header(http::header::CONTENT_TYPE), label)
 }
 
-fn describe(method: &Method, path: &str, query: &str, content_type: &str, label: &str) -> Request {
+/// What the API server will make of a request with that method, path and query.
+pub(crate) fn describe(method: &Method, path: &str, query: &str, content_type: &str, label: &str) -> Request {
     let place = Place::of(path);
     let watches = matches!(parameter(query, "watch").as_deref(), Some("true" | "1"));
     let of_one = !place.name.is_empty();

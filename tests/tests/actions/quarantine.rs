@@ -268,7 +268,8 @@ async fn undo_of_a_pod_that_is_gone_says_so() -> Result<()> {
     run.succeed().await?;
     stage.namespace.api::<Pod>().delete("shop", &DeleteParams::default()).await?;
     wait::gone(&stage.namespace.api::<Pod>(), "shop", DEADLINE).await?;
-    run.left_alone(Reason::TargetNotFound).await?;
+    // Nothing of it is left, and whether it was lifted before that can't be told from a pod that is gone.
+    run.undone().await?;
     Ok(())
 }
 
@@ -315,5 +316,28 @@ async fn every_right_that_it_declares_is_used() -> Result<()> {
     let recorder = Recorder::new();
     tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder))?;
     assert_all_rights_used(&kind(), &recorder);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_is_found_cut_off_is_told_of_as_if_the_answer_had_come() -> Result<()> {
+    let stage = stage().await?;
+    stage.namespace.create_object(&fixtures::deployment("shop")).await?;
+    wait::rolled_out(&stage.namespace.api::<Deployment>(), "shop", DEADLINE).await?;
+    let there = stage.namespace.api::<Pod>().list(&ListParams::default()).await?.items.remove(0);
+    let mut run = Run::of(&stage, kind())?.about(&there);
+    run.succeed().await?;
+    let (message, receipt) = (run.record.message.clone(), run.receipt()?);
+    assert!(message.contains("ReplicaSet"), "{message}");
+    let pods = stage.namespace.api::<Pod>();
+    let released = |pod: &Pod| pod.owner_references().is_empty();
+    wait::until_present(&pods, &there.name_any(), "released", DEADLINE, released).await?;
+
+    run.lose_record();
+    let mut run = run.about(&pods.get(&there.name_any()).await?);
+    run.succeed().await?;
+    assert_eq!((run.record.message.clone(), run.receipt()?), (message, receipt));
+    let owner = quell_actions::quarantine::released_by(&pods.get(&there.name_any()).await?).context("no owner")?;
+    assert_eq!(owner.kind, "ReplicaSet");
     Ok(())
 }

@@ -97,10 +97,8 @@ async fn there_and_back(recorder: &Recorder) -> Result<()> {
     let receipt = run.receipt()?;
     run.lose_record();
     run.succeed().await?;
-    assert_eq!(
-        (run.receipt()?.before, &run.receipt()?.after["template"]),
-        (receipt.before, &receipt.after["template"])
-    );
+    // The number of the revision included, which is another one by now.
+    assert_eq!((run.receipt()?.before, run.receipt()?.after), (receipt.before, receipt.after));
     run.succeed().await?;
     assert_eq!(stage.writes(), 1, "{:?}", recorder.requests());
     wait::Rollout::is_rolled_out(&current(&stage).await?).then_some(()).context("not rolled out")?;

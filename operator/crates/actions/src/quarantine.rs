@@ -19,6 +19,7 @@ pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
 pub use keep::{Kept, keep};
 pub use others::would_be as others;
 pub use owner::PAUSING;
+pub use pod::released_by;
 pub use probe::{Answer, RIGHTS as PROBING, probe};
 pub use profile::{FULL, Profile, policy_name};
 

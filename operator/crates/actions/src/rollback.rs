@@ -25,6 +25,8 @@ pub const RIGHTS: &[Right] = &[
 
 const OTHERWISE: &str = "only a Deployment keeps its earlier pod templates where they can be rolled back to. Put an image that is known \
                          to be good there with setImage";
+/// Where the mark says which revision was gone back to.
+const WENT_TO: &str = "replacedByRevision";
 /// How long its controller is given to number a revision that was just made.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -60,6 +62,8 @@ pub async fn perform(parameters: &Rollback, cx: &Context<'_>) -> Result<Progress
                 ("template".to_owned(), live.template().clone()),
                 ("revision".to_owned(), json!(history.current)),
                 ("replacedBy".to_owned(), json!(revision.replica_set)),
+                // The controller gives the ReplicaSet another number as soon as it sees the change.
+                (WENT_TO.to_owned(), json!(revision.number)),
             ],
         );
         let operations = replace(live.template(), &revision.template);
@@ -116,8 +120,9 @@ fn put_there(before: &Map<String, Value>, live: &Live, history: &History) -> Map
     let revision = history.revisions.iter().find(|revision| Some(revision.replica_set.as_str()) == chosen);
     let template = revision.map_or_else(|| live.template().clone(), |revision| revision.template.clone());
     let mut after = Map::from_iter([("template".to_owned(), template)]);
-    if let Some(revision) = revision {
-        after.insert("revision".to_owned(), json!(revision.number));
+    let number = before.get(WENT_TO).cloned().or_else(|| revision.map(|revision| json!(revision.number)));
+    if let Some(number) = number {
+        after.insert("revision".to_owned(), number);
     }
     after
 }

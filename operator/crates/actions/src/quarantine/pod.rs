@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
@@ -125,9 +126,31 @@ fn before(pod: &PodFacts) -> Map<String, Value> {
     std::iter::once(labels).chain(controller).collect()
 }
 
+/// The owner that has released a quarantined pod. The pod itself says who that was, which is believed as far as the pod's generated name
+/// bears it out.
+#[must_use]
+pub fn released_by(pod: &Pod) -> Option<OwnerReference> {
+    let metadata = &pod.metadata;
+    metadata.labels.as_ref()?.get(names::QUARANTINE)?;
+    let owner = controller_of(&mark::before(metadata.annotations.as_ref()))?;
+    let generated = metadata.generate_name.as_deref()? == format!("{}-", owner.name);
+    generated.then(|| OwnerReference {
+        api_version: owner.api_version,
+        kind: owner.kind,
+        name: owner.name,
+        uid: owner.uid,
+        controller: Some(true),
+        ..OwnerReference::default()
+    })
+}
+
 /// Who controlled the pod before it was cut off.
 pub(super) fn controller(receipt: &Receipt) -> Option<Controller> {
-    let there = receipt.before.get(CONTROLLER)?;
+    controller_of(&receipt.before)
+}
+
+fn controller_of(before: &Map<String, Value>) -> Option<Controller> {
+    let there = before.get(CONTROLLER)?;
     let text = |key: &str| there[key].as_str().unwrap_or_default().to_owned();
     Some(Controller { api_version: text("apiVersion"), kind: text("kind"), name: text("name"), uid: text("uid") })
 }
@@ -167,9 +190,10 @@ pub(super) async fn restore(receipt: &Receipt, cx: &Context<'_>) -> Result<Strin
     let name = format!("{}/{}", receipt.namespace, receipt.name);
     for _ in 0..LOOKS {
         let found = cx.writer.get(&api, &receipt.namespace, &receipt.name).await?;
-        let there = found.filter(|pod| pod.metadata.uid.as_ref() == Some(&receipt.uid)).ok_or_else(|| {
-            ActionError::refused(Reason::TargetNotFound, format!("pod {name} is gone, and its quarantine with it"))
-        })?;
+        // Where it was undone before and that wasn't recorded, its owner may have ended it since as one too many.
+        let Some(there) = found.filter(|pod| pod.metadata.uid.as_ref() == Some(&receipt.uid)) else {
+            return Ok(format!("pod {name} is gone, and its quarantine with it"));
+        };
         let pod = facts(&there);
         let back = || format!("pod {name} has its labels back and is reachable again{}", taken_back(receipt, &there));
         match pod.labels.get(names::REMEDIATION) {
