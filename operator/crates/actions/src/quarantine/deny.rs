@@ -143,12 +143,18 @@ pub(super) async fn ensure(
     }
 }
 
-fn in_namespace<K: Resource<Scope = NamespaceResourceScope>>(mut object: K, namespace: &str) -> K {
+pub(super) fn in_namespace<K: Resource<Scope = NamespaceResourceScope>>(mut object: K, namespace: &str) -> K {
     object.meta_mut().namespace = Some(namespace.to_owned());
     object
 }
 
-async fn stand<K>(cx: &Context<'_>, api: &Api<K>, mut wanted: K, profile: &Profile) -> Result<bool, ActionError>
+/// The same for any kind whose `spec` is kept as it is written.
+pub(super) async fn stand<K>(
+    cx: &Context<'_>,
+    api: &Api<K>,
+    mut wanted: K,
+    profile: &Profile,
+) -> Result<bool, ActionError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
