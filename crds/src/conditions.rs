@@ -100,6 +100,16 @@ pub enum Reason {
     Succeeded,
     /// A step failed.
     StepFailed,
+    /// The run is paused.
+    Paused,
+    /// Somebody stopped the run.
+    Cancelled,
+    /// Another run changes the same object, and goes first.
+    ObjectBusy,
+    /// The playbook has what was done undone after a time, and that is over.
+    UndoDue,
+    /// The playbook has what was done undone once the Finding is resolved, and it is.
+    FindingResolved,
     /// Every step that can be undone was undone.
     Undone,
     /// Something could not be undone.

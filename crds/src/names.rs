@@ -31,6 +31,8 @@ pub const HELD_BACK: &str = "quell.dev/held-back";
 pub const FINDING: &str = "quell.dev/finding";
 /// Label of the pods that probe a quarantined one: where they do so from, `outside` or `beside`, or `peer`, which each must reach.
 pub const PROBE: &str = "quell.dev/probe";
+/// Annotation of a Finding: which report made it. By it that report, delivered again after a crash, is known not to be a repeat.
+pub const REPORT: &str = "quell.dev/report";
 /// Label of the NetworkPolicies that quarantine profiles stand on; its value is the profile's name.
 pub const QUARANTINE_POLICY: &str = "quell.dev/quarantine-policy";
 

@@ -111,8 +111,8 @@ impl Caches {
             }),
             nodes: mirrors.keep(Api::all(client.clone()), all.clone(), trim_node, |_| {}),
             findings: mirrors.keep(Api::<Finding>::all(client.clone()), all.clone(), |_| {}, {
-                let findings = notices.findings.clone();
-                move |change| finding_changed(&findings, &change)
+                let (notices, runs_of) = (notices.clone(), runs_of.clone());
+                move |change| finding_changed(&notices, &runs_of, &change)
             }),
             remediations: mirrors.keep(Api::<Remediation>::all(client.clone()), all.clone(), |_| {}, {
                 let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());

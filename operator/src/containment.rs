@@ -89,7 +89,7 @@ impl Containment {
     /// A run's record has changed, or is gone. A quarantine whose record is gone stays as it is; nobody is told of it any more.
     pub fn run_changed(&self, run: &Remediation, there: bool) {
         let key = ObjectRef::from_obj(run);
-        let status = run.status.as_ref().filter(|_| there && run.spec.intent == Intent::Run);
+        let status = run.status.as_ref().filter(|_| there && run.spec.intent != Intent::Undo);
         let standing = status.map(|status| standing(run, status)).unwrap_or_default();
         let mut inner = self.inner();
         let gone: Vec<PodRef> = inner

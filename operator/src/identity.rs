@@ -1,24 +1,29 @@
 //! As whom effects are made: a namespaced Playbook acts as a ServiceAccount of its namespace, never with Quell's own rights.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Mutex;
 
 use axum::http::{HeaderName, HeaderValue};
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use quell_crds::v1alpha1::{PlaybookKind, PlaybookReference};
+
+use crate::fence::{Fence, FenceLayer};
 
 /// Clients, one for each identity.
 pub struct Identities {
     config: Config,
     own: Client,
+    fence: Fence,
     others: Mutex<HashMap<String, Client>>,
 }
 
 impl Identities {
-    /// `config` is what Quell itself connects with.
+    /// `config` is what Quell itself connects with, `own` its client. Both write while the fence is open.
     #[must_use]
-    pub fn new(config: Config, own: Client) -> Self {
-        Self { config, own, others: Mutex::default() }
+    pub fn new(config: Config, own: Client, fence: Fence) -> Self {
+        Self { config, own, fence, others: Mutex::default() }
     }
 
     /// The client of a playbook whose runs are in `namespace`.
@@ -34,12 +39,25 @@ impl Identities {
         config.auth_info.impersonate = Some(user.clone());
         config.headers.push(acting());
         // Without groups of its own the API server gives the request those of every service account of that namespace.
-        let client = Client::try_from(config)?;
+        let client = fenced(config, &self.fence)?;
         if let Ok(mut all) = self.others.lock() {
             all.insert(user, client.clone());
         }
         Ok(client)
     }
+}
+
+/// A client whose writes pass the fence.
+pub fn fenced(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
+    Ok(ClientBuilder::try_from(config)?.with_layer(&FenceLayer(fence.clone())).build())
+}
+
+/// A name that no other process has had: the standard library seeds its hashes with 128 random bits.
+#[must_use]
+pub fn process_name() -> String {
+    let mut hash = RandomState::new().build_hasher();
+    hash.write_u32(std::process::id());
+    format!("{:016x}", hash.finish())
 }
 
 /// Says of the user that Quell is who acts, in each request, so that guards and audit logs tell it from what the user does.

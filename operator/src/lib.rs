@@ -1,12 +1,15 @@
 //! The controller of Quell: signals in, Findings out, playbooks run.
 
+mod audit;
 mod caches;
 mod containment;
 mod declared;
 mod engine;
 mod expiry;
+mod fence;
 mod finalizers;
 mod guardrails;
+mod history;
 mod identity;
 mod intake;
 mod lanes;

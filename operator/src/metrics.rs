@@ -1,6 +1,7 @@
 //! Metrics, in the names and with the reasons that conditions and Events have, too.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -15,7 +16,7 @@ use prometheus_client::registry::Registry;
 pub struct SourceLabels {
     /// Name of the Source; `unknown` for one that isn't there.
     pub source: String,
-    /// `accepted`, `repeated`, `refused`, `unauthorized`, `failed`.
+    /// `accepted`, `repeated`, `refused`, `unauthorized`, `failed`, `spooled`.
     pub outcome: &'static str,
 }
 
@@ -39,6 +40,39 @@ pub struct RunLabels {
     pub reason: String,
 }
 
+/// Labels of what the spool didn't keep.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FaultLabels {
+    /// `limit`, `full`, `read-only`, `forbidden`, `corrupt`, `too-large`, `unreadable`, `closed`, `other`.
+    pub fault: &'static str,
+}
+
+/// What waits on disk.
+#[derive(Clone, Default)]
+pub struct SpoolMetrics {
+    /// How many Findings.
+    pub entries: Gauge,
+    /// Their bytes.
+    pub bytes: Gauge,
+    /// For how many seconds the oldest has waited.
+    pub oldest: Gauge<f64, AtomicU64>,
+    /// What could not be kept, or not be read again.
+    pub failures: Family<FaultLabels, Counter>,
+}
+
+impl SpoolMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register("spool_entries", "Findings that wait on disk for the API server", all.entries.clone());
+        registry.register("spool_bytes", "Bytes of the Findings that wait on disk", all.bytes.clone());
+        let oldest = "For how many seconds the oldest Finding on disk has waited";
+        registry.register("spool_oldest_seconds", oldest, all.oldest.clone());
+        let failures = "What the spool could not keep or read, by what is wrong; limit: as much waits as may";
+        registry.register("spool_failures", failures, all.failures.clone());
+        all
+    }
+}
+
 /// All metrics of the operator.
 #[derive(Clone)]
 pub struct Metrics {
@@ -53,6 +87,22 @@ pub struct Metrics {
     pub containment: Histogram,
     /// Whether this replica leads.
     pub leads: Gauge,
+    /// What waits on disk.
+    pub spool: SpoolMetrics,
+    /// Lines of the audit trail that were taken.
+    pub audit_lines: Counter,
+    /// How often they were not.
+    pub audit_failures: Counter,
+    /// Lines that are lost.
+    pub audit_lost: Counter,
+    /// Records that were deleted, as their time was over.
+    pub history_deleted: Counter,
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
 }
 
 impl Default for Metrics {
@@ -73,7 +123,27 @@ impl Default for Metrics {
         );
         let leads = Gauge::default();
         registry.register("leader", "1 on the replica that leads, 0 on the others", leads.clone());
-        Self { registry: Arc::new(registry), signals, steps, runs, containment, leads }
+        let audit_lines = counter(&mut registry, "audit_lines", "Lines of the audit trail that were taken");
+        let audit_failures = counter(&mut registry, "audit_failures", "How often the audit trail was not taken");
+        let audit_lost = counter(&mut registry, "audit_lost", "Lines of the audit trail that are lost");
+        let history_deleted = counter(
+            &mut registry,
+            "history_deleted",
+            "Findings and Remediations that were deleted as their time was over",
+        );
+        Self {
+            audit_lines,
+            audit_failures,
+            audit_lost,
+            history_deleted,
+            spool: SpoolMetrics::register(&mut registry),
+            registry: Arc::new(registry),
+            signals,
+            steps,
+            runs,
+            containment,
+            leads,
+        }
     }
 }
 

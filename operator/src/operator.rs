@@ -3,29 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
+use prometheus_client::metrics::gauge::Gauge;
 use quell_crds::v1alpha1::{Finding, Remediation};
 use quell_notify::Courier;
 use quell_playbooks::contained::Network;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Audit, AuditError};
 use crate::caches::{Caches, Notice, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, drive};
+use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, Turns, drive};
 use crate::expiry;
+use crate::fence::Fence;
 use crate::finalizers;
 use crate::guardrails::{self, Watched};
-use crate::identity::Identities;
-use crate::intake::{self, Folder, Intake, ServeError, Server, Sources};
+use crate::history::{self, History};
+use crate::identity::{Identities, fenced};
+use crate::intake::{self, Backlog, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
-use crate::leader::Election;
+use crate::leader::{Election, LEASE};
 use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::policies;
@@ -34,6 +39,8 @@ use crate::settings::Settings;
 
 /// How long an orderly end may take.
 const ORDERLY: Duration = Duration::from_secs(20);
+/// How long the end of a leader waits for effects that are under way, before it gives the Lease up.
+const HAND_OVER: Duration = Duration::from_secs(10);
 /// Sources whose tool isn't installed yet are looked at again after this.
 const SOURCES_AGAIN: Duration = Duration::from_secs(15);
 
@@ -46,9 +53,6 @@ pub enum OperatorError {
     /// The client.
     #[error("no client for the cluster: {0}")]
     Client(#[from] kube::Error),
-    /// The Lease.
-    #[error("the election of the leader failed: {0}")]
-    Election(#[from] kube_lease_manager::LeaseManagerError),
     /// The Lease was lost: another replica acts now, and this one starts anew.
     #[error("the Lease was lost: another replica leads now")]
     LeaseLost,
@@ -69,6 +73,9 @@ pub enum OperatorError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// The audit trail can't begin.
+    #[error("--audit-sink: {0}")]
+    Audit(#[from] AuditError),
     /// Clients for the outside.
     #[error("calls to the outside: {0}")]
     Outside(String),
@@ -80,18 +87,37 @@ pub async fn run(settings: Settings, end: CancellationToken) -> Result<(), Opera
     // Actions and records have tries of their own, with deadlines; a client that tries again by itself could send a create twice.
     config.default_retry = false;
     let client = Client::try_from(config.clone())?;
-    Box::pin(run_with(config, client, settings, end)).await
+    let fence = Fence::default();
+    let leaders = fenced(config.clone(), &fence)?;
+    Box::pin(run_by(Clients { config, client, leaders, fence }, &settings, end)).await
 }
 
-/// The same with a client of the caller's, which tests use to see its requests.
+/// The same with a client of the caller's, which tests use to see its requests. It knows no fence: for one replica alone.
 pub async fn run_with(
     config: Config,
     client: Client,
     settings: Settings,
     end: CancellationToken,
 ) -> Result<(), OperatorError> {
+    let clients = Clients { config, leaders: client.clone(), client, fence: Fence::default() };
+    Box::pin(run_by(clients, &settings, end)).await
+}
+
+/// Ways to the API server.
+struct Clients {
+    /// What all connect with.
+    config: Config,
+    /// Reads, and takes signals in.
+    client: Client,
+    /// Writes what only the leader writes.
+    leaders: Client,
+    /// Open while this replica leads.
+    fence: Fence,
+}
+
+async fn run_by(clients: Clients, settings: &Settings, end: CancellationToken) -> Result<(), OperatorError> {
     let tasks = TaskTracker::new();
-    let ended = Box::pin(run_until(config, client, &settings, &tasks, end.clone())).await;
+    let ended = Box::pin(run_until(clients, settings, &tasks, end.clone())).await;
     end.cancel();
     tasks.close();
     if tokio::time::timeout(ORDERLY, tasks.wait()).await.is_err() {
@@ -101,15 +127,15 @@ pub async fn run_with(
 }
 
 async fn run_until(
-    config: Config,
-    client: Client,
+    Clients { config, client, leaders, fence }: Clients,
     settings: &Settings,
     tasks: &TaskTracker,
     end: CancellationToken,
 ) -> Result<(), OperatorError> {
     let metrics = Metrics::default();
     let ready = Readiness::default();
-    let probes = spawn_probes(settings, &metrics, &ready, tasks, &end);
+    let backlog = Backlog::open(settings, &metrics).await;
+    let probes = spawn_probes(settings, &metrics, &ready, backlog.clone(), tasks, &end);
 
     let lanes = Lanes::default();
     let queues = Queues::new();
@@ -141,15 +167,22 @@ async fn run_until(
     sources.refresh(&caches);
 
     let folder = Folder::new(client.clone(), lanes.clone(), tasks.clone(), end.clone());
-    let intake = Arc::new(Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, &settings.namespace));
+    let own = &settings.namespace;
+    let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, own, backlog.clone());
+    let intake = Arc::new(intake);
     let server = Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() };
     let serving = tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), end.clone()));
     let recorder = Recorder::new(
         client.clone(),
         Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
     );
+    if let Some(backlog) = backlog {
+        tasks.spawn(intake::deliver(intake.clone(), backlog.clone(), metrics.clone(), end.clone()));
+        tasks.spawn(intake::tell(backlog.clone(), recorder.clone(), this_replica(settings), end.clone()));
+        tasks.spawn(backlog.keep_open(end.clone()));
+    }
     let declared = Arc::new(Declared {
-        client: client.clone(),
+        client: leaders.clone(),
         caches: caches.clone(),
         library: library.clone(),
         recorder: recorder.clone(),
@@ -168,9 +201,10 @@ async fn run_until(
 
     let courier = Arc::new(courier(settings)?);
     let bell = Bell::new(courier.clone(), caches.clone());
+    let audit = Arc::new(Audit::begin(settings, &metrics, courier.http(), tasks, end.clone()).await?);
     let engine = Arc::new(Engine {
-        client: client.clone(),
-        identities: Identities::new(config, client.clone()),
+        client: leaders.clone(),
+        identities: Identities::new(config, leaders, fence.clone()),
         caches,
         library,
         lanes,
@@ -178,30 +212,51 @@ async fn run_until(
         recorder,
         http: courier.http().clone(),
         courier,
+        fence: fence.clone(),
         runs: Runs::default(),
         tellings: Tellings::default(),
+        turns: Turns::new(queues.runs.0.clone()),
         permits: Permits::new(watched, held.clone()),
         held,
         bell,
+        audit,
     });
-    let mut election = Election::begin(client, settings).await?;
-    let leading = async {
-        if !election.won(&end).await {
+    let election = Election::begin(client, settings, fence);
+    let lead = lead(engine, declared, intake, queues, changed, History::of(settings), end.clone());
+    serve_and_lead(serving, election, Box::pin(lead), &metrics.leads, &end).await
+}
+
+/// Takes signals in, and does what a leader does from the moment that the Lease is won, until the end of either.
+async fn serve_and_lead(
+    serving: JoinHandle<Result<(), ServeError>>,
+    mut election: Election,
+    lead: impl Future<Output = ()> + Unpin,
+    leads: &Gauge,
+    end: &CancellationToken,
+) -> Result<(), OperatorError> {
+    let mut leading = Box::pin(async {
+        if !election.won(end).await {
             return Ok(());
         }
         tracing::info!("leads");
-        metrics.leads.set(1);
-        let lead = lead(engine, declared, intake, queues, changed, end.clone());
+        leads.set(1);
         tokio::select! {
             () = lead => Ok(()),
             () = election.lost() => if end.is_cancelled() { Ok(()) } else { Err(OperatorError::LeaseLost) },
         }
-    };
+    });
+    let mut over = None;
     let ended = tokio::select! {
         answered = serving => answered.map_err(OperatorError::BrokeOff)?.map_err(OperatorError::from),
-        led = leading => led,
+        ended = &mut leading => { over = Some(()); ended }
     };
     end.cancel();
+    // Effects that are under way come to their end before another replica leads.
+    if over.is_none() && tokio::time::timeout(HAND_OVER, &mut leading).await.is_err() {
+        tracing::warn!("what was under way is left to the next leader");
+    }
+    drop(leading);
+    leads.set(0);
     election.resign().await;
     ended
 }
@@ -227,11 +282,12 @@ fn spawn_probes(
     settings: &Settings,
     metrics: &Metrics,
     ready: &Readiness,
+    backlog: Option<Arc<Backlog>>,
     tasks: &TaskTracker,
     end: &CancellationToken,
 ) -> impl Future<Output = Result<(), OperatorError>> + use<> {
     let address = settings.metrics_listen;
-    let served = tasks.spawn(probes::serve(address, metrics.clone(), ready.clone(), end.clone()));
+    let served = tasks.spawn(probes::serve(address, metrics.clone(), ready.clone(), backlog, end.clone()));
     async move {
         match served.await {
             Ok(Err(source)) => Err(OperatorError::Probes { address, source }),
@@ -247,9 +303,11 @@ async fn lead(
     intake: Arc<Intake>,
     queues: Queues,
     changed: Arc<Changed>,
+    history: History,
     end: CancellationToken,
 ) {
     let caches = engine.caches.clone();
+    engine.turns.take_up(&caches);
     engine.permits.lead();
     // Whatever happened while nobody led is in the copies.
     queues.findings.0.open();
@@ -278,6 +336,14 @@ async fn lead(
             caches.clone(),
             engine.recorder.clone(),
             &changed.image_blocks,
+            end.clone()
+        ),
+        history::keep(
+            engine.client.clone(),
+            caches.clone(),
+            engine.lanes.clone(),
+            engine.metrics.clone(),
+            history,
             end.clone()
         ),
         keep_library_reported(declared.clone(), changed.clone(), end.clone()),
@@ -383,6 +449,27 @@ struct Queues {
 impl Queues {
     fn new() -> Self {
         Self { findings: Queue::new(), runs: Queue::new(), namespaces: Queue::new() }
+    }
+}
+
+/// What Events about this replica stand at: its pod, or where it has no name, what all replicas share.
+fn this_replica(settings: &Settings) -> ObjectReference {
+    let namespace = Some(settings.namespace.clone());
+    match &settings.identity {
+        Some(name) => ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name.clone()),
+            namespace,
+            ..ObjectReference::default()
+        },
+        None => ObjectReference {
+            api_version: Some("coordination.k8s.io/v1".to_owned()),
+            kind: Some("Lease".to_owned()),
+            name: Some(LEASE.to_owned()),
+            namespace,
+            ..ObjectReference::default()
+        },
     }
 }
 

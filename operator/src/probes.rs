@@ -11,6 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
+use crate::intake::Backlog;
 use crate::metrics::Metrics;
 
 /// Whether the caches are complete and signals are taken in. Every replica becomes ready, the leader and the others.
@@ -29,26 +30,47 @@ pub async fn serve(
     address: SocketAddr,
     metrics: Metrics,
     ready: Readiness,
+    backlog: Option<Arc<Backlog>>,
     end: CancellationToken,
 ) -> Result<(), std::io::Error> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposed))
-        .with_state((metrics, ready));
+        .with_state(Probed { metrics, ready, backlog });
     let listener = tokio::net::TcpListener::bind(address).await?;
     axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await
 }
 
-async fn readyz(State((_, ready)): State<(Metrics, Readiness)>) -> impl IntoResponse {
-    if ready.0.load(Ordering::Acquire) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the copies of what is in the cluster are not complete yet\n")
-    }
+#[derive(Clone)]
+struct Probed {
+    metrics: Metrics,
+    ready: Readiness,
+    backlog: Option<Arc<Backlog>>,
 }
 
-async fn exposed(State((metrics, _)): State<(Metrics, Readiness)>) -> impl IntoResponse {
+async fn readyz(State(probed): State<Probed>) -> impl IntoResponse {
+    if !probed.ready.0.load(Ordering::Acquire) {
+        let message = "the copies of what is in the cluster are not complete yet\n".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, message);
+    }
+    let Some((backlog, trouble)) =
+        probed.backlog.and_then(|backlog| backlog.trouble().map(|trouble| (backlog, trouble)))
+    else {
+        return (StatusCode::OK, "ok\n".to_owned());
+    };
+    // While the API server takes what comes, nothing has to be kept.
+    if backlog.is_away() {
+        let message = format!("signals can't be stored, and can't be kept: {trouble}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, message);
+    }
+    (StatusCode::OK, format!("ok, but signals can't be kept while the API server is away: {trouble}\n"))
+}
+
+async fn exposed(State(probed): State<Probed>) -> impl IntoResponse {
+    if let Some(backlog) = &probed.backlog {
+        backlog.observe();
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics.encode())
+    ([(header::CONTENT_TYPE, kind)], probed.metrics.encode())
 }

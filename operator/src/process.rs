@@ -32,7 +32,7 @@ pub async fn start() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let end = CancellationToken::new();
     tokio::spawn(end_on_signal(end.clone()));
-    match Box::pin(crate::operator::run(settings, end)).await {
+    match Box::pin(crate::operator::run(*settings, end)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "ends");

@@ -148,14 +148,14 @@ pub const OWN: &[Need] = &[
     cluster(
         "quell.dev",
         &["findings"],
-        &["create", "get", "list", "watch"],
-        "stores what is reported, and counts repeats",
+        &["create", "delete", "get", "list", "watch"],
+        "stores what is reported, counts repeats, and deletes what has been done with for long enough",
     ),
     cluster(
         "quell.dev",
         &["remediations"],
-        &["create", "list", "watch"],
-        "begins runs, and takes them up after a restart",
+        &["create", "delete", "list", "watch"],
+        "begins runs, takes them up after a restart, and deletes those that have been over for long enough",
     ),
     cluster(
         "quell.dev",
@@ -194,7 +194,7 @@ pub const OWN: &[Need] = &[
         &["create"],
         "the election of the leader; RBAC can't name what isn't there yet",
     ),
-    own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "patch"], "the election of the leader"),
+    own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "list", "patch", "watch"], "the election of the leader"),
     own("", &["secrets"], &[], FOLLOW, "tokens of Sources, and whether the Secrets of ClusterChannels are there"),
     Need {
         group: "",
@@ -322,7 +322,7 @@ pub fn for_editors() -> Vec<Rule> {
         people(
             strings(&["remediations"]),
             &["patch", "update"],
-            "asking for an undo: nothing but `intent` can be changed",
+            "pausing, cancelling and undoing: nothing but `intent` and `undoSteps` can be changed",
         ),
     ]
 }

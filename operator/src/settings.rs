@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quell_actions::{Probing, Severing};
 use quell_playbooks::contained::Network;
 
+use crate::audit::Destination;
+
 /// Turns security findings into finished, proven, reversible remediation.
 #[derive(Debug, Parser)]
 #[command(name = "quell", version, propagate_version = true, max_term_width = 100)]
@@ -23,7 +25,7 @@ pub struct Command {
 pub enum Task {
     /// Run the controller: in a cluster, or outside of one with KUBECONFIG.
     #[command(after_help = EXAMPLES)]
-    Operator(Settings),
+    Operator(Box<Settings>),
     /// Sever the connections of a pod, on its node: what the Job of a severConnections step runs.
     #[cfg(target_os = "linux")]
     Sever(quell_sever::Arguments),
@@ -54,6 +56,12 @@ pub struct Settings {
     /// Private key of the intake (PEM)
     #[arg(long, env = "QUELL_INGEST_TLS_KEY", requires = "ingest_tls_cert")]
     pub ingest_tls_key: Option<PathBuf>,
+    /// Directory, of this replica alone, for signals that the API server doesn't take at once; without one their senders are told to try again
+    #[arg(long, env = "QUELL_SPOOL")]
+    pub spool: Option<PathBuf>,
+    /// How many bytes of signals may wait there; its file may take up to four times as much
+    #[arg(long, env = "QUELL_SPOOL_MAX_BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub spool_max_bytes: u64,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env = "QUELL_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
     pub metrics_listen: SocketAddr,
@@ -70,7 +78,7 @@ pub struct Settings {
     #[arg(long, env = "QUELL_IDENTITY")]
     pub identity: Option<String>,
     /// Seconds after which another replica takes over from a leader that is silent
-    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
+    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=300))]
     pub lease_seconds: u64,
     /// The cluster's network plugin, such as calico, cilium or none; by default it is told by the DaemonSets that are there
     #[arg(long, env = "QUELL_NETWORK_PLUGIN", value_parser = network_plugin)]
@@ -78,6 +86,21 @@ pub struct Settings {
     /// Certificates (PEM) that channels and builders are trusted by, beside those of the system
     #[arg(long, env = "QUELL_EXTRA_CA")]
     pub extra_ca: Option<PathBuf>,
+    /// Where the audit trail goes: stdout, file:/a/path of this replica alone, or https://… for POSTs of JSON lines; nowhere by default
+    #[arg(long, env = "QUELL_AUDIT_SINK", value_name = "stdout|file:PATH|URL")]
+    pub audit_sink: Option<Destination>,
+    /// The file of the audit trail is begun anew beyond this, in bytes; the old one stays, with the number of its last line as its ending
+    #[arg(long, env = "QUELL_AUDIT_FILE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1 << 16..))]
+    pub audit_file_bytes: u64,
+    /// A file with the bearer token that the receiver of the audit trail wants
+    #[arg(long, env = "QUELL_AUDIT_TOKEN_FILE")]
+    pub audit_token_file: Option<PathBuf>,
+    /// How long Findings and Remediations are kept after they are done with, such as 720h; 0s for ever
+    #[arg(long, env = "QUELL_HISTORY_TTL", default_value = "720h", value_parser = duration)]
+    pub history_ttl: Duration,
+    /// How many Findings that are done with are kept; beyond that the oldest go
+    #[arg(long, env = "QUELL_HISTORY_LIMIT", default_value_t = 10_000)]
+    pub history_limit: usize,
     /// Image of the Jobs that sever connections, Quell's own; without one, severConnections is refused
     #[arg(long, env = "QUELL_SEVER_IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub sever_image: Option<String>,
@@ -112,6 +135,11 @@ impl Settings {
         let image = self.probe_image.clone()?;
         Some(Probing { image, namespace: self.probe_namespace.clone() })
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Option<kube::core::Duration> = text.parse().ok().filter(|_| !text.starts_with('-'));
+    parsed.map(Duration::from).ok_or_else(|| "a duration is written as 30s, 10m or 720h".to_owned())
 }
 
 fn network_plugin(name: &str) -> Result<String, String> {

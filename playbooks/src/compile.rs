@@ -8,13 +8,14 @@ use kube::core::Selector as LabelMatcher;
 use quell_crds::conditions::Reason;
 use quell_crds::time;
 use quell_crds::v1alpha1::{
-    ClusterPlaybook, Match, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector,
-    SelectorOperator, Step, StepKind,
+    ClusterPlaybook, Match, NamespaceNames, OnFailure, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus,
+    RunSettings, Selector, SelectorOperator, Step, StepKind,
 };
 use thiserror::Error;
 
 use crate::cel::{Expression, Names};
 use crate::facts::{MATCH_VARIABLES, STEP_VARIABLES};
+use crate::kind::traits;
 use crate::parameters;
 
 /// A playbook of either kind, as it was written.
@@ -30,6 +31,8 @@ pub struct Draft {
     pub namespaces: NamespaceNames,
     /// What is done.
     pub steps: Vec<Step>,
+    /// How its runs go.
+    pub settings: RunSettings,
     /// Since when it is as it is now; Findings last reported before are left alone.
     pub effective_since: DateTime<Utc>,
 }
@@ -64,6 +67,7 @@ impl Draft {
             matcher: playbook.spec.r#match.clone(),
             namespaces: NamespaceNames::default(),
             steps: playbook.spec.steps.clone(),
+            settings: playbook.spec.settings.clone(),
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -84,6 +88,7 @@ impl Draft {
             matcher: playbook.spec.r#match.clone(),
             namespaces: playbook.spec.namespaces.clone().unwrap_or_default(),
             steps: playbook.spec.steps.clone(),
+            settings: playbook.spec.settings.clone(),
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -109,8 +114,10 @@ pub struct Compiled {
     pub target_labels: Option<LabelMatcher>,
     /// `match.when`.
     pub when: Option<Expression>,
-    /// The steps.
+    /// The steps, those of `finally` last.
     pub steps: Vec<CompiledStep>,
+    /// How its runs go.
+    pub settings: RunSettings,
     /// Since when it is as it is now.
     pub effective_since: DateTime<Utc>,
 }
@@ -126,6 +133,8 @@ pub struct CompiledStep {
     pub after: Vec<usize>,
     /// What its expressions may name.
     pub names: Names,
+    /// It is one of `finally`.
+    pub finally: bool,
 }
 
 /// Why a playbook can't be used.
@@ -148,9 +157,11 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         .as_deref()
         .map(|source| expression(source, &Names::of(MATCH_VARIABLES), "spec.match.when"))
         .transpose()?;
-    let steps = compile_steps(&draft.steps)?;
-    for (i, step) in draft.steps.iter().enumerate() {
-        check_channels(step, i, draft.reference.kind, channels)?;
+    let steps = compile_steps(&draft.steps, &draft.settings.finally)?;
+    for (list, steps) in [("steps", &draft.steps), ("finally", &draft.settings.finally)] {
+        for (i, step) in steps.iter().enumerate() {
+            check_channels(step, &format!("spec.{list}[{i}]"), draft.reference.kind, channels)?;
+        }
     }
     Ok(Compiled {
         reference: draft.reference.clone(),
@@ -161,12 +172,13 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         target_labels: selector(matcher.target_labels.as_ref(), "spec.match.targetLabels")?,
         when,
         steps,
+        settings: draft.settings.clone(),
         effective_since: draft.effective_since,
     })
 }
 
-/// Compiles the steps alone, as for a run whose playbook may be gone.
-pub fn compile_steps(steps: &[Step]) -> Result<Vec<CompiledStep>, Problem> {
+/// Compiles the steps alone, as for a run whose playbook may be gone; those of `finally` come last.
+pub fn compile_steps(steps: &[Step], finally: &[Step]) -> Result<Vec<CompiledStep>, Problem> {
     if steps.is_empty() {
         return Err(Problem {
             reason: Reason::ParameterInvalid,
@@ -174,14 +186,53 @@ pub fn compile_steps(steps: &[Step]) -> Result<Vec<CompiledStep>, Problem> {
             message: "has no step".into(),
         });
     }
-    steps.iter().enumerate().map(|(i, _)| compile_step(steps, i)).collect()
+    let mut compiled: Vec<CompiledStep> = (0..steps.len())
+        .map(|i| compile_step(&Among { steps, list: "steps", others: &[] }, i))
+        .collect::<Result<_, _>>()?;
+    for i in 0..finally.len() {
+        let mut step = compile_step(&Among { steps: finally, list: "finally", others: steps }, i)?;
+        refuse_unfit(&step.step, i)?;
+        step.finally = true;
+        step.after.iter_mut().for_each(|before| *before += steps.len());
+        compiled.push(step);
+    }
+    Ok(compiled)
 }
 
-fn compile_step(steps: &[Step], index: usize) -> Result<CompiledStep, Problem> {
+/// A list of steps, and the steps that are over when it begins.
+struct Among<'a> {
+    steps: &'a [Step],
+    list: &'a str,
+    others: &'a [Step],
+}
+
+/// What is done finally comes when nothing is undone any more.
+fn refuse_unfit(step: &Step, index: usize) -> Result<(), Problem> {
+    let problem = |field: &str, message: String| {
+        Err(Problem { reason: Reason::ParameterInvalid, at: format!("spec.finally[{index}].{field}"), message })
+    };
+    let kind = step.kind.name();
+    if traits(&step.kind).can_be_undone {
+        let message = format!(
+            "{kind} leaves something to undo, and finally is done when there is no undo any more: put it into steps"
+        );
+        return problem(kind, message);
+    }
+    if step.on_failure == OnFailure::Undo {
+        return problem(
+            "onFailure",
+            "the run is over, and isn't undone for a step of finally: Abort or Continue".into(),
+        );
+    }
+    Ok(())
+}
+
+fn compile_step(among: &Among<'_>, index: usize) -> Result<CompiledStep, Problem> {
+    let steps = among.steps;
     let step = &steps[index];
-    let at = |field: &str| format!("spec.steps[{index}].{field}");
+    let at = |field: &str| format!("spec.{}[{index}].{field}", among.list);
     let earlier = &steps[..index];
-    if earlier.iter().any(|other| other.name == step.name) {
+    if earlier.iter().chain(among.others).any(|other| other.name == step.name) {
         return Err(Problem {
             reason: Reason::StepOrderInvalid,
             at: at("name"),
@@ -206,13 +257,14 @@ fn compile_step(steps: &[Step], index: usize) -> Result<CompiledStep, Problem> {
     // Only what surely ran before may be read: the steps that this one comes after, and theirs.
     let mut names = Names::of(STEP_VARIABLES);
     names.steps = ancestors(steps, &after).into_iter().map(|i| steps[i].name.clone()).collect();
+    names.steps.extend(among.others.iter().map(|step| step.name.clone()));
     let when = step.when.as_deref().map(|source| expression(source, &names, &at("when"))).transpose()?;
     parameters::check(&step.kind, &names).map_err(|(field, message)| Problem {
         reason: Reason::ExpressionInvalid,
         at: at(&field),
         message,
     })?;
-    Ok(CompiledStep { step: step.clone(), when, after, names })
+    Ok(CompiledStep { step: step.clone(), when, after, names, finally: false })
 }
 
 fn ancestors(steps: &[Step], after: &[usize]) -> BTreeSet<usize> {
@@ -233,7 +285,7 @@ fn ancestors(steps: &[Step], after: &[usize]) -> BTreeSet<usize> {
     all
 }
 
-fn check_channels(step: &Step, index: usize, kind: PlaybookKind, known: &BTreeSet<String>) -> Result<(), Problem> {
+fn check_channels(step: &Step, at: &str, kind: PlaybookKind, known: &BTreeSet<String>) -> Result<(), Problem> {
     let StepKind::Notify(notify) = &step.kind else { return Ok(()) };
     for (i, channel) in notify.channels.iter().enumerate() {
         if !known.contains(&channel.name) {
@@ -243,7 +295,7 @@ fn check_channels(step: &Step, index: usize, kind: PlaybookKind, known: &BTreeSe
             };
             return Err(Problem {
                 reason: Reason::ChannelUnknown,
-                at: format!("spec.steps[{index}].notify.channels[{i}]"),
+                at: format!("{at}.notify.channels[{i}]"),
                 message: format!("there is no {kind} named `{}`", channel.name),
             });
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quell_crds::conditions::{self, ConditionType};
 use quell_crds::v1alpha1::{Finding, RemediationStatus, Workload};
 use serde_json::{Value, json};
 
@@ -116,6 +117,7 @@ impl World {
     /// What a step's expressions see: the same, the run, and the outputs of the steps so far.
     #[must_use]
     pub fn step_scope(&self, remediation: &str, playbook: &str, status: &RemediationStatus) -> Scope {
+        let complete = conditions::find(&status.conditions, ConditionType::Complete);
         let steps = status.steps.iter().map(|record| {
             let value = json!({
                 "state": record.state.to_string(),
@@ -132,6 +134,8 @@ impl World {
                     "name": remediation,
                     "namespace": self.finding.metadata.namespace.clone().unwrap_or_default(),
                     "playbook": playbook,
+                    "outcome": status.outcome.map(|outcome| outcome.to_string()).unwrap_or_default(),
+                    "message": status.outcome.and(complete).map(|told| told.message.clone()).unwrap_or_default(),
                 }),
             )
             .with("steps", &Value::Object(steps.collect()))

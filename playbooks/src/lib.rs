@@ -5,6 +5,7 @@
 pub mod cel;
 pub mod compile;
 pub mod contained;
+pub mod contention;
 pub mod facts;
 pub mod guardrails;
 pub mod images;

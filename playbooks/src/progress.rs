@@ -89,12 +89,21 @@ const LONGEST_MESSAGE: usize = 2048;
 
 /// The record of a step that begins, or begins a further try. A try that is under way goes on as the same one.
 pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
-    if !matches!(record.state, StepState::Pending | StepState::Retrying | StepState::Held) {
+    let waits = matches!(record.state, StepState::Pending | StepState::Waiting | StepState::Retrying | StepState::Held);
+    if !waits {
         return;
     }
     record.state = StepState::Running;
     record.attempts += 1;
     record.started_at.get_or_insert(now);
+    record.next_at = None;
+}
+
+/// Another run goes first at the object that the step would change: it waits for its turn, and holds nothing while it does.
+pub fn wait(record: &mut StepRecord, message: &str) {
+    record.state = StepState::Waiting;
+    record.reason = Reason::ObjectBusy.to_string();
+    record.message = shorten(message, LONGEST_MESSAGE);
     record.next_at = None;
 }
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use quell_crds::conditions::{self, ConditionType, Reason, Status};
-use quell_crds::v1alpha1::{Phase, RemediationStatus, StepState};
+use quell_crds::v1alpha1::{Phase, RemediationStatus, StepRecord, StepState};
 
 use crate::compile::CompiledStep;
 use crate::plan::Decision;
@@ -13,7 +13,7 @@ const LONGEST_MESSAGE: usize = 4096;
 
 /// Writes a decision into the status.
 ///
-/// `Begin`, `Skip`, `Fail` and `Enter` are done with that. For `Perform` it writes down that a try begins, where none is under way; what
+/// `Begin`, `Skip`, `Fail`, `LetGo`, `Finish`, `Close` and `Enter` are done with that. For `Perform` it writes down that a try begins, where none is under way; what
 /// becomes of the try is for [`progress::settle`]. `Revert` and `Undo` change nothing before their effect: they are for
 /// [`progress::settle_revert`] and [`progress::settle_undo`]. A decision about a step that isn't there changes nothing.
 pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &Decision, now: DateTime<Utc>) {
@@ -33,41 +33,78 @@ pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &
                 progress::fail(record, &step.step, *reason, message, now);
             }
         }
-        Decision::Enter { phase, reason, message } => enter(status, *phase, *reason, message, now),
+        Decision::LetGo { step, message } => {
+            if let Some(record) = status.steps.get_mut(*step) {
+                progress::end(record, StepState::Cancelled, Reason::Cancelled, message, now);
+            }
+        }
+        Decision::Enter { phase, reason, message } => {
+            status.outcome = None;
+            enter(status, *phase, &reason.to_string(), message, now);
+        }
+        Decision::Finish { outcome, reason, message } => {
+            status.outcome = Some(*outcome);
+            enter(status, Phase::Finishing, &reason.to_string(), message, now);
+        }
+        Decision::Close { phase, more } => close(status, *phase, more, now),
         Decision::Revert { .. } | Decision::Undo { .. } => {}
     }
     refresh(status);
 }
 
-/// Writes the names of the steps that are under way into `currentStep`. To be called after the `settle` functions; [`apply`] does it
+/// Writes the names of the steps that are under way, or wait, into `currentStep`. To be called after the `settle` functions; [`apply`] does it
 /// itself.
 pub fn refresh(status: &mut RemediationStatus) {
-    let under_way: Vec<&str> = status
+    let under_way: Vec<String> = status
         .steps
         .iter()
-        .filter(|record| {
-            matches!(
-                record.state,
-                StepState::Running | StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Undoing
-            )
+        .filter_map(|record| match record.state {
+            StepState::Running | StepState::Retrying | StepState::Reverting | StepState::Undoing => {
+                Some(record.name.clone())
+            }
+            StepState::Waiting | StepState::Held => Some(format!("{} ({})", record.name, record.state)),
+            _ => None,
         })
-        .map(|record| record.name.as_str())
         .collect();
     status.current_step = under_way.join(", ");
 }
 
-fn enter(status: &mut RemediationStatus, phase: Phase, reason: Reason, message: &str, now: DateTime<Utc>) {
+/// The outcome becomes the phase; what was told of it stays. Where the steps went well and the end of the run didn't, that is the reason.
+fn close(status: &mut RemediationStatus, phase: Phase, more: &str, now: DateTime<Utc>) {
+    let told = conditions::find(&status.conditions, ConditionType::Complete).cloned();
+    let (reason, message) = told.map(|told| (told.reason, told.message)).unwrap_or_default();
+    let spoiled = status.outcome == Some(Phase::Succeeded) && phase == Phase::Failed;
+    let reason = if spoiled || reason.is_empty() { Reason::StepFailed.to_string() } else { reason };
+    let message = if more.is_empty() { message } else { format!("{message}; {more}") };
+    enter(status, phase, &reason, &message, now);
+}
+
+fn enter(status: &mut RemediationStatus, phase: Phase, reason: &str, message: &str, now: DateTime<Utc>) {
+    if let Some(since) = status.paused_at.take() {
+        status.paused_seconds += (now - since).num_seconds().max(0);
+    }
+    if phase == Phase::Paused {
+        status.paused_at = Some(now);
+        // Who is paused gives up its place in the queue.
+        let waits = |record: &&mut StepRecord| {
+            record.state == StepState::Waiting || (record.state == StepState::Held && record.receipt.is_none())
+        };
+        for record in status.steps.iter_mut().filter(waits) {
+            record.state = StepState::Pending;
+        }
+    }
     status.phase = phase;
     status.finished_at = phase.is_final().then_some(now);
-    let complete = conditions::condition(
+    let mut complete = conditions::condition(
         &status.conditions,
         ConditionType::Complete,
         if phase.is_final() { Status::True } else { Status::False },
-        reason,
+        Reason::Succeeded,
         progress::shorten(message, LONGEST_MESSAGE),
         status.observed_generation,
         now,
     );
+    reason.clone_into(&mut complete.reason);
     status.conditions.retain(|condition| condition.type_ != complete.type_);
     status.conditions.push(complete);
 }

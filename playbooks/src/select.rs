@@ -63,6 +63,21 @@ pub fn judge(playbook: &Compiled, world: &World, scope: &Scope) -> Verdict {
     }
 }
 
+/// The playbook that is run in place of this one: of the same group, and with a higher priority, or among equals the first by name. Only
+/// ClusterPlaybooks stand back for each other, and Playbooks of one namespace: else whoever may write a Playbook could keep one of the
+/// cluster's from being run.
+#[must_use]
+pub fn preferred<'a>(playbook: &Compiled, matched: impl IntoIterator<Item = &'a Compiled>) -> Option<&'a Compiled> {
+    let group = playbook.settings.group.as_ref()?;
+    let rank = |one: &Compiled| (std::cmp::Reverse(one.settings.priority), one.reference.name.clone());
+    let rivals = matched.into_iter().filter(|other| {
+        other.settings.group.as_ref() == Some(group)
+            && other.reference.kind == playbook.reference.kind
+            && other.namespace == playbook.namespace
+    });
+    rivals.min_by_key(|other| rank(other)).filter(|best| rank(best) < rank(playbook))
+}
+
 /// The cheap comparisons, in the order in which a person would ask.
 fn difference(playbook: &Compiled, world: &World) -> Option<Difference> {
     let wanted = &playbook.matcher;

@@ -20,6 +20,7 @@ pub mod crds;
 pub mod demo;
 pub mod fixtures;
 pub mod floor;
+pub mod gate;
 pub mod guards;
 pub mod lifeline;
 pub mod missing;
@@ -34,6 +35,7 @@ pub mod wait;
 
 pub use binaries::{Binaries, Tool};
 pub use control_plane::{ControlPlane, Options};
+pub use gate::{Gate, Way};
 pub use guards::Guards;
 pub use missing::Missing;
 pub use namespace::TestNamespace;

@@ -23,6 +23,7 @@ pub const TOKEN_SECRET: &str = "source-tokens";
 /// A running operator; ends with its owner.
 pub struct Operator {
     lifeline: Lifeline,
+    process: u32,
     intake: SocketAddr,
     metrics: SocketAddr,
     log: PathBuf,
@@ -33,6 +34,16 @@ impl Operator {
     /// Starts the operator that `binary` is (`env!("CARGO_BIN_EXE_quell")`), and waits until it leads or stands by. `flags` are added to
     /// those that a test needs.
     pub async fn start(binary: &Path, control_plane: &ControlPlane, flags: &[&str]) -> Result<Self> {
+        Self::start_by(binary, control_plane, control_plane.kubeconfig_path(), flags).await
+    }
+
+    /// The same by another way to the API server, such as that of a [`crate::Gate`].
+    pub async fn start_by(
+        binary: &Path,
+        control_plane: &ControlPlane,
+        kubeconfig: &Path,
+        flags: &[&str],
+    ) -> Result<Self> {
         prepare(control_plane).await?;
         let (intake, metrics) = (free_address()?, free_address()?);
         let log = control_plane.dir().join(format!("quell-{}.log", intake.port()));
@@ -45,14 +56,34 @@ impl Operator {
             .args(["--metrics-listen", &metrics.to_string()])
             .args(["--namespace", NAMESPACE, "--log-format", "text"])
             .args(flags)
-            .env("KUBECONFIG", control_plane.kubeconfig_path())
+            .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        lifeline.spawn("quell", &mut command)?;
-        let operator = Self { lifeline, intake, metrics, log, http: reqwest::Client::new() };
+        let process = lifeline.spawn("quell", &mut command)?;
+        let operator = Self { lifeline, process, intake, metrics, log, http: reqwest::Client::new() };
         operator.wait_until_ready().await?;
         Ok(operator)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// What `/readyz` says, and with which status.
+    pub async fn readiness(&self) -> Result<(u16, String)> {
+        let answer = self.http.get(format!("http://{}/readyz", self.metrics)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Waits until it has ended, and says how.
+    pub async fn ended(&self) -> Result<std::process::ExitStatus> {
+        wait::eventually(Duration::from_secs(40), "the operator has ended", async || {
+            Ok(self.lifeline.exited().map(|(_, status)| status))
+        })
+        .await
     }
 
     /// Where signals are taken in, such as `http://127.0.0.1:18443`.
@@ -74,8 +105,10 @@ impl Operator {
         }
         let response = request.send().await?;
         let status = response.status().as_u16();
+        let retry_after =
+            response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let text = response.text().await?;
-        Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+        Ok(Answer { status, retry_after, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
     }
 
     /// The metrics, as text.
@@ -106,6 +139,8 @@ impl Operator {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
     /// The JSON, or the text that wasn't.
     pub body: Value,
 }

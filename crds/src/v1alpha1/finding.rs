@@ -262,6 +262,10 @@ pub struct FindingStatus {
     /// When it was last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<DateTime<Utc>>,
+    /// Up to where each replica's reports are in `count`, so that none is counted twice when it is delivered again; at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub counted: Vec<Counted>,
     /// The Playbook that acts on it; where there are several, the first by name and how many more.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 300))]
@@ -288,6 +292,7 @@ impl Default for FindingStatus {
             state: None,
             count: once(),
             last_seen: None,
+            counted: Vec::new(),
             playbook: String::new(),
             remediations: Vec::new(),
             open_paths: Vec::new(),
@@ -298,6 +303,39 @@ impl Default for FindingStatus {
 
 fn once() -> i64 {
     1
+}
+
+/// Most replicas, counted anew at each start, that are remembered in `counted`.
+pub const MOST_COUNTED: usize = 8;
+
+/// How far one process's reports are counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Counted {
+    /// The process that took them in.
+    #[schemars(length(max = 63))]
+    pub by: String,
+    /// The last of its reports that is counted.
+    #[schemars(range(min = 0))]
+    pub through: i64,
+}
+
+impl FindingStatus {
+    /// Whether that report of a process is in the count already.
+    #[must_use]
+    pub fn has_counted(&self, by: &str, report: i64) -> bool {
+        self.counted.iter().any(|counted| counted.by == by && counted.through >= report)
+    }
+
+    /// Remembers that a process's reports are counted up to this one. The process that was heard of least lately is forgotten where there
+    /// is no room.
+    pub fn mark_counted(&mut self, by: &str, through: i64) {
+        let before = self.counted.iter().position(|counted| counted.by == by).map(|at| self.counted.remove(at));
+        let through = before.map_or(through, |before| before.through.max(through));
+        self.counted.push(Counted { by: by.to_owned(), through });
+        let surplus = self.counted.len().saturating_sub(MOST_COUNTED);
+        self.counted.drain(..surplus);
+    }
 }
 
 /// Where a Finding stands.
@@ -316,8 +354,12 @@ pub enum FindingState {
     Remediated,
     /// A run failed, and a person should look.
     Failed,
+    /// Somebody stopped what was done about it.
+    Cancelled,
     /// What was done was undone.
     Undone,
+    /// It is over: its source no longer reports it.
+    Resolved,
 }
 
 impl fmt::Display for FindingState {
@@ -338,4 +380,24 @@ pub struct RunReference {
     pub playbook: String,
     /// Where the run stands.
     pub phase: super::Phase,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_stays_counted_until_eight_others_were_heard_of() {
+        let mut status = FindingStatus::default();
+        status.mark_counted("a", 7);
+        status.mark_counted("a", 3);
+        assert!(status.has_counted("a", 7) && !status.has_counted("a", 8) && !status.has_counted("b", 1));
+        for other in 0..MOST_COUNTED - 1 {
+            status.mark_counted(&other.to_string(), 1);
+        }
+        assert!(status.has_counted("a", 7));
+        status.mark_counted("one more", 1);
+        assert!(!status.has_counted("a", 7));
+        assert_eq!(status.counted.len(), MOST_COUNTED);
+    }
 }

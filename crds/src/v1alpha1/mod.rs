@@ -7,6 +7,7 @@ mod guardrail;
 mod image_block;
 mod playbook;
 mod remediation;
+mod settings;
 mod severity;
 mod source;
 pub mod step;
@@ -17,8 +18,8 @@ pub use channel::{
 };
 pub use duration::Duration;
 pub use finding::{
-    Category, Finding, FindingSpec, FindingState, FindingStatus, RunReference, Target, Vulnerability,
-    VulnerabilityCounts, Workload,
+    Category, Counted, Finding, FindingSpec, FindingState, FindingStatus, MOST_COUNTED, RunReference, Target,
+    Vulnerability, VulnerabilityCounts, Workload,
 };
 pub use guardrail::{
     Day, Disruption, Freeze, Guardrail, GuardrailSpec, GuardrailStatus, LastReadyReplica, Limit, LimitPer, Once,
@@ -33,6 +34,7 @@ pub use remediation::{
     Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
     RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
 };
+pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
 pub use step::{OnFailure, Retry, Step, StepKind};

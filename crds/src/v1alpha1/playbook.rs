@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Category, Severity, Step};
+use super::{Category, RunSettings, Severity, Step};
 
 /// What shall happen when a Finding of this namespace matches.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ use super::{Category, Severity, Step};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.finally) || self.finally.all(f, self.finally.exists_one(g, g.name == f.name) && !self.steps.exists(s, s.name == f.name))").message("each step needs a name of its own, those of finally, too"))]
+#[x_kube(validation = Rule::new("!has(self.finally) || self.finally.all(f, !has(f.after) || f.after.all(a, a != f.name && self.finally.exists(g, g.name == a)))").message("after of a step in finally must name other steps of finally"))]
+#[x_kube(validation = Rule::new("!has(self.undo) || has(self.undo.after) || self.undo.onResolved").message("undo needs after or onResolved"))]
 pub struct PlaybookSpec {
     /// Which Findings it acts on. All that is given must hold; what is left out holds for every Finding.
     #[serde(default)]
@@ -44,6 +47,9 @@ pub struct PlaybookSpec {
     #[x_kube(validation = Rule::new("self.all(s, !has(s.denyImage) || s.denyImage.namespaces != 'All')").message("denyImage in all namespaces is for ClusterPlaybooks"))]
     #[x_kube(validation = Rule::new("self.all(s, !has(s.after) || s.after.all(a, a != s.name && self.exists(t, t.name == a)))").message("after must name other steps of this playbook"))]
     pub steps: Vec<Step>,
+    /// How its runs go.
+    #[serde(flatten)]
+    pub settings: RunSettings,
     /// ServiceAccount of this namespace that the steps act as; what it may not do, the playbook can't do. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -74,6 +80,9 @@ pub struct PlaybookSpec {
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.finally) || self.finally.all(f, self.finally.exists_one(g, g.name == f.name) && !self.steps.exists(s, s.name == f.name))").message("each step needs a name of its own, those of finally, too"))]
+#[x_kube(validation = Rule::new("!has(self.finally) || self.finally.all(f, !has(f.after) || f.after.all(a, a != f.name && self.finally.exists(g, g.name == a)))").message("after of a step in finally must name other steps of finally"))]
+#[x_kube(validation = Rule::new("!has(self.undo) || has(self.undo.after) || self.undo.onResolved").message("undo needs after or onResolved"))]
 pub struct ClusterPlaybookSpec {
     /// Which Findings it acts on. All that is given must hold; what is left out holds for every Finding.
     #[serde(default)]
@@ -86,6 +95,9 @@ pub struct ClusterPlaybookSpec {
     #[x_kube(validation = Rule::new("self.all(s, self.exists_one(t, t.name == s.name))").message("each step needs a name of its own"))]
     #[x_kube(validation = Rule::new("self.all(s, !has(s.after) || s.after.all(a, a != s.name && self.exists(t, t.name == a)))").message("after must name other steps of this playbook"))]
     pub steps: Vec<Step>,
+    /// How its runs go.
+    #[serde(flatten)]
+    pub settings: RunSettings,
 }
 
 /// Which namespaces, by name.

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Step, Target, Workload};
+use super::{RunSettings, Step, Target, Workload};
 
-/// One run of one playbook for one Finding. Quell writes it; people read it, and ask for an undo.
+/// One run of one playbook for one Finding. Quell writes it; people read it, and pause, resume, cancel and undo it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "quell.dev",
@@ -37,7 +37,8 @@ use super::{Step, Target, Workload};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload)").message("a run can't be changed once it has begun; only intent can"))]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload) && has(self.settings) == has(oldSelf.settings) && (!has(self.settings) || self.settings == oldSelf.settings)").message("a run can't be changed once it has begun; only intent and undoSteps can"))]
+#[x_kube(validation = Rule::new("!has(self.undoSteps) || self.undoSteps.all(u, self.steps.exists(s, s.name == u))").message("undoSteps must name steps of this run"))]
 pub struct RemediationSpec {
     /// The Finding that it is for, in the same namespace.
     pub finding: FindingReference,
@@ -51,10 +52,18 @@ pub struct RemediationSpec {
     /// The workload that the target belonged to when the run began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
-    /// `Run`, or `Undo` to undo what the run did: what was done last is undone first, and what somebody else has changed since is
-    /// left alone. `kubectl quell undo` sets it.
+    /// What the playbook said of its runs, as it was at the start.
+    #[serde(default, skip_serializing_if = "RunSettings::is_default")]
+    pub settings: RunSettings,
+    /// `Run`; `Pause`: no further step begins, and what has begun is seen through; `Cancel`: no further step begins, what has begun is let
+    /// go of, and what was done stays; `Undo` to undo what the run did: what was done last is undone first, and what somebody else has
+    /// changed since is left alone. `kubectl quell pause`, `resume`, `cancel` and `undo` set it.
     #[serde(default)]
     pub intent: Intent,
+    /// Steps to undo by themselves, whatever the rest of the run does. `kubectl quell undo --step` adds to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
+    pub undo_steps: Vec<String>,
 }
 
 /// The Finding of a run.
@@ -111,6 +120,10 @@ pub enum Intent {
     /// Do the steps.
     #[default]
     Run,
+    /// Begin no further step until it is `Run` again.
+    Pause,
+    /// Begin no further step, and leave what was done as it is.
+    Cancel,
     /// Undo the steps that were done.
     Undo,
 }
@@ -125,20 +138,30 @@ pub struct RemediationStatus {
     /// Where the run stands.
     #[serde(default)]
     pub phase: Phase,
-    /// The steps that are under way, with commas between them.
+    /// The steps that are under way, with commas between them; one that waits, with what for in brackets.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 2080))]
+    #[schemars(length(max = 4096))]
     pub current_step: String,
-    /// What each step did, in the order of the playbook.
+    /// What each step did, in the order of the playbook; those of `finally` come last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 40))]
     pub steps: Vec<StepRecord>,
+    /// How the steps ended, once the steps of `finally` are under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Phase>,
     /// When the run began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<DateTime<Utc>>,
+    /// Since when it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_at: Option<DateTime<Utc>>,
+    /// How long it was paused before, in seconds. This time does not count towards the run's timeout.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub paused_seconds: i64,
     /// What still gets to a pod that this run has quarantined, or from it, beyond what was asked to stay open: who, on which ports, and
     /// the policy that allows it. See the condition `Contained`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -187,21 +210,39 @@ pub enum Phase {
     /// Steps are under way, or wait for their turn.
     #[default]
     Running,
+    /// Nothing begins until the run is resumed.
+    Paused,
+    /// The steps are over; those of `finally` are under way.
+    Finishing,
     /// Every step ended well or was skipped by its `when`.
     Succeeded,
     /// A step failed.
     Failed,
+    /// Somebody stopped it. What was done before stays.
+    Cancelled,
     /// Steps are being undone.
     Undoing,
     /// Every step that can be undone was undone.
     Undone,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl RemediationSpec {
+    /// The steps, then those of `finally`: as many as there are records, in the same order.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(&self.settings.finally)
+    }
+}
+
 impl Phase {
-    /// Nothing more happens unless somebody asks for an undo.
+    /// Nothing more happens unless an undo is asked for, or due.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Undone)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Undone)
     }
 }
 
@@ -358,6 +399,8 @@ pub enum StepState {
     /// Its turn has not come.
     #[default]
     Pending,
+    /// Its turn has come, and it waits for another run that changes the same object.
+    Waiting,
     /// It is under way.
     Running,
     /// A try failed; another comes at `nextAt`.
@@ -372,6 +415,8 @@ pub enum StepState {
     Failed,
     /// It was not done.
     Skipped,
+    /// It was let go of when the run was cancelled. What it had changed stays.
+    Cancelled,
     /// It is being undone.
     Undoing,
     /// It was undone.
@@ -384,7 +429,10 @@ impl StepState {
     /// Nothing more happens unless somebody asks for an undo.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Skipped | Self::Undone | Self::NotUndone)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Skipped | Self::Cancelled | Self::Undone | Self::NotUndone
+        )
     }
 }
 

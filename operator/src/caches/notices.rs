@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use quell_actions::StandingPolicies;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Finding, Remediation};
+use quell_crds::v1alpha1::{Finding, FindingState, Remediation};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::containment::Containment;
@@ -64,9 +64,17 @@ pub(super) fn tell_run<K: Resource>(notices: &Notices, change: &Change<K>) {
     }
 }
 
-pub(super) fn finding_changed(findings: &Queue<Finding>, change: &Change<Finding>) {
-    if let Change::There(finding) = change {
-        findings.send(ObjectRef::from_obj(&**finding));
+/// A playbook may have a run undone once its Finding is resolved.
+pub(super) fn finding_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>, change: &Change<Finding>) {
+    let Change::There(finding) = change else { return };
+    notices.findings.send(ObjectRef::from_obj(&**finding));
+    if finding.status.as_ref().and_then(|status| status.state) != Some(FindingState::Resolved) {
+        return;
+    }
+    let key = (finding.namespace().unwrap_or_default(), finding.name_any());
+    let names = runs_of.read().ok().and_then(|all| all.get(&key).cloned()).unwrap_or_default();
+    for name in names {
+        notices.runs.send(ObjectRef::new(&name).within(&key.0));
     }
 }
 

@@ -1,5 +1,6 @@
 //! A Finding: which playbooks are for it, their containment at once, then the record, then its status.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,11 +11,12 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{
-    Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, RunReference, Target,
+    Finding, FindingReference, Intent, PlaybookKind, Remediation, RemediationSpec, RemediationStatus, RunReference,
+    RunSettings, Target,
 };
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
-use quell_playbooks::plan::{self, Decision, Run};
+use quell_playbooks::plan::{self, Asked, Decision, Run};
 use quell_playbooks::select::{self, Verdict};
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
@@ -47,12 +49,19 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     let runs = engine.caches.runs_of(finding);
     let scope = world.scope();
     let mut selection = Selection { runs, ..Selection::default() };
+    // Of a group one is run, and one that was stays the one.
+    let mut taken: HashSet<(PlaybookKind, String)> = HashSet::new();
+    let of_group = |kind, settings: &RunSettings| settings.group.clone().map(|group| (kind, group));
+    taken.extend(selection.runs.iter().filter_map(|run| of_group(run.spec.playbook.kind, &run.spec.settings)));
     for entry in engine.library.entries().iter() {
         let Ok(compiled) = &entry.compiled else { continue };
         let name = run_name(engine, compiled, finding);
         let known = |run: &RunReference| run.name == name;
         let recorded = finding.status.as_ref().is_some_and(|status| status.remediations.iter().any(known));
-        if recorded || selection.runs.iter().any(|run| run.name_any() == name) {
+        // Whatever its name: that is by how many runs there were before, of which some may have been deleted since.
+        let begun = |run: &Arc<Remediation>| run.name_any() == name || run.spec.playbook.uid == compiled.reference.uid;
+        if recorded || selection.runs.iter().any(begun) {
+            taken.extend(of_group(compiled.reference.kind, &compiled.settings));
             continue;
         }
         match select::judge(compiled, world, &scope) {
@@ -61,6 +70,13 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
             Verdict::Fails(error) => selection.failed.push((compiled.reference.name.clone(), error.to_string())),
         }
     }
+    let matched = std::mem::take(&mut selection.new);
+    let stands_back = |playbook: &Compiled| {
+        of_group(playbook.reference.kind, &playbook.settings).is_some_and(|group| taken.contains(&group))
+            || select::preferred(playbook, matched.iter().map(AsRef::as_ref)).is_some()
+    };
+    selection.new = matched.iter().filter(|playbook| !stands_back(playbook)).cloned().collect();
+    selection.new.sort_by_key(|playbook| std::cmp::Reverse(playbook.settings.priority));
     selection
 }
 
@@ -139,7 +155,8 @@ async fn contain(
 ) -> Result<(), EngineError> {
     let scope: Scope = world.step_scope(&run.name_any(), &playbook.reference.name, status);
     let now = Utc::now();
-    let plan = plan::plan(Run { steps: &playbook.steps, status, intent: Intent::Run }, &scope, now);
+    let asked = Asked::default();
+    let plan = plan::plan(Run { steps: &playbook.steps, status, settings: &playbook.settings, asked }, &scope, now);
     let first: Vec<_> = plan
         .decisions
         .into_iter()
@@ -204,10 +221,12 @@ fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
         spec: RemediationSpec {
             finding: FindingReference { name: finding.name_any(), uid },
             playbook: playbook.reference.clone(),
-            steps: playbook.steps.iter().map(|step| step.step.clone()).collect(),
+            steps: playbook.steps.iter().filter(|step| !step.finally).map(|step| step.step.clone()).collect(),
+            settings: playbook.settings.clone(),
             target: target(world),
             workload: world.workload.clone(),
             intent: Intent::Run,
+            undo_steps: Vec::new(),
         },
         status: None,
     }

@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
 use quell_actions::Writer;
 use quell_actions::quarantine::{self, Kept};
+use quell_audit::{Entry, Event};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition};
 use quell_crds::v1alpha1::{Intent, Remediation, RemediationStatus};
 use quell_isolation::PodRef;
@@ -49,7 +50,7 @@ pub async fn keep(
     run: &Remediation,
     status: &mut RemediationStatus,
 ) -> Result<Option<DateTime<Utc>>, EngineError> {
-    if run.spec.intent != Intent::Run {
+    if run.spec.intent == Intent::Undo {
         return Ok(None);
     }
     let standing = standing(run, status);
@@ -85,6 +86,14 @@ pub async fn keep(
     facts.open = status.conditions.iter().any(|one| one.reason == Reason::PathsOpen.to_string());
     let later = tell::news(engine, live, run, status, first.step, &facts, last).await?;
     Ok([again, later].into_iter().flatten().min())
+}
+
+async fn audit(engine: &Engine, run: &Remediation, step: &str, reason: Reason, message: &str) {
+    if engine.audit.is_on() {
+        let (event, step, reason) = (Event::Kept, step.to_owned(), reason.to_string());
+        let entry = Entry { event, step, reason, message: message.to_owned(), ..quell_audit::about(run, Utc::now()) };
+        engine.audit.write(vec![entry]).await;
+    }
 }
 
 /// What a try to put a quarantine back came to.
@@ -135,6 +144,7 @@ async fn put_back(
             tracing::warn!(%namespace, remediation = run.name_any(), %pod, %reason, message, "quarantine");
             let event = told::event(EventType::Warning, &reason.to_string(), "Kept", &message);
             told::publish(engine, run, live.finding.as_ref(), event).await;
+            audit(engine, run, &mark.step, reason, &message).await;
             if times == 1 {
                 tell::restored(engine, live, run, status, quarantine.step, &message);
             }

@@ -1,5 +1,6 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
+mod claims;
 mod finding;
 mod held;
 mod kept;
@@ -11,6 +12,7 @@ mod run;
 mod status;
 mod told;
 
+pub use claims::Turns;
 pub use finding::{contain_at_once, pass as finding_pass};
 pub use held::Bell;
 pub use kept::Tellings;
@@ -35,7 +37,9 @@ use quell_playbooks::cel::Scope;
 use quell_playbooks::compile::CompiledStep;
 use thiserror::Error;
 
+use crate::audit::Audit;
 use crate::caches::Caches;
+use crate::fence::Fence;
 use crate::identity::Identities;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -60,16 +64,22 @@ pub struct Engine {
     pub http: reqwest::Client,
     /// Carries notifications.
     pub courier: Arc<Courier>,
+    /// Open while this replica leads.
+    pub fence: Fence,
     /// Runs that are under way.
     pub runs: Runs,
     /// Messages about quarantines that stand.
     pub tellings: Tellings,
+    /// Which run has its turn at which object.
+    pub turns: Turns,
     /// Lets effects through, or holds them.
     pub permits: Arc<Permits>,
     /// Runs that are held.
     pub held: Arc<HeldRuns>,
     /// Tells the channels of guardrails.
     pub bell: Arc<Bell>,
+    /// Tells of what is done.
+    pub audit: Arc<Audit>,
 }
 
 /// Why a pass could not come to its end; it is made again.
@@ -83,6 +93,9 @@ pub enum EngineError {
         /// What it said.
         source: Box<kube::Error>,
     },
+    /// This replica may lead no longer.
+    #[error("nothing is done: this replica's Lease is over, and another may lead by now")]
+    NotLeading,
     /// No client for the playbook's identity.
     #[error("no client for the service account of the playbook: {0}")]
     Identity(Box<kube::Error>),
@@ -116,6 +129,8 @@ pub struct Live {
     pub status: Option<RemediationStatus>,
     /// The status as it was last written.
     pub written: Option<RemediationStatus>,
+    /// The status as it was last told to the audit trail.
+    pub audited: Option<RemediationStatus>,
     /// The last write failed: what is known here is not durable.
     pub behind: bool,
     /// The Finding as it was last seen: a run goes on when its Finding is deleted.

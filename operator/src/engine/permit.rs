@@ -174,10 +174,10 @@ impl Permits {
         let mut next = Vec::new();
         {
             let mut counted = self.counted();
-            for (step, record) in run.spec.steps.iter().zip(&status.steps) {
+            for (step, record) in run.spec.all_steps().zip(&status.steps) {
                 let none = match record.state {
                     StepState::Undone | StepState::Skipped => true,
-                    StepState::Failed => record.receipt.is_none(),
+                    StepState::Failed | StepState::Cancelled => record.receipt.is_none(),
                     _ => false,
                 };
                 if none && reach(&step.kind).disrupts.is_some() {
@@ -229,7 +229,7 @@ impl Counted {
         self.recalled = Some(longest);
         for run in caches.remediations.state() {
             let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
-            for (step, record) in run.spec.steps.iter().zip(records) {
+            for (step, record) in run.spec.all_steps().zip(records) {
                 let Some(disruption) = reach(&step.kind).disrupts else { continue };
                 let at = record.finished_at.or(record.started_at).filter(|at| then.is_none_or(|then| *at >= then));
                 if let (true, Some(at), Some(impact)) = (is_in_effect(record), at, impact(caches, &run, disruption)) {
@@ -246,8 +246,8 @@ impl Counted {
 /// Whether what the step does is done, or may be.
 fn is_in_effect(record: &StepRecord) -> bool {
     match record.state {
-        StepState::Undone | StepState::Skipped | StepState::Pending | StepState::Held => false,
-        StepState::Failed => record.receipt.is_some(),
+        StepState::Undone | StepState::Skipped | StepState::Pending | StepState::Waiting | StepState::Held => false,
+        StepState::Failed | StepState::Cancelled => record.receipt.is_some(),
         _ => true,
     }
 }

@@ -12,12 +12,14 @@ use kube::runtime::reflector::ObjectRef;
 use quell_actions::{Context, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState};
+use quell_crds::v1alpha1::{
+    Finding, FindingSpec, FindingState, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState,
+};
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
-use quell_playbooks::plan::{self, Decision, Run};
-use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
+use quell_playbooks::plan::{self, Asked, Decision, Run};
+use quell_playbooks::{Outcome, UndoOutcome, World, apply, contention, progress, refresh};
 
 use crate::engine::queue::Look;
 use crate::engine::{Engine, EngineError, Live, Stage, held, kept, probed, status, told};
@@ -33,25 +35,48 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let live = engine.runs.of(&namespace, &name);
     let mut live = live.lock().await;
-    if live.status.is_none() && run.status.is_none() && !genuine(&engine, &run) {
-        return refuse(&engine, &run, &mut live).await;
+    let moved = Box::pin(go(&engine, &run, &mut live)).await;
+    // Also after a pass that broke off: what it took and didn't use would keep others waiting.
+    if live.steps.iter().any(|step| contention::may_wait(&step.step.kind)) {
+        let world = observe(&engine, &mut live, &run);
+        let status = live.status.clone().unwrap_or_default();
+        engine.turns.settle(&run, &live.steps.clone(), &status, &world);
     }
-    resume(&mut live, &run);
+    let (look, over) = moved?;
+    drop(live);
+    if over {
+        engine.runs.forget(&namespace, &name);
+    }
+    Ok(look)
+}
+
+/// The answer is when to look again, and whether the run has ended and is recorded.
+async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<(Look, bool), EngineError> {
+    let name = run.name_any();
+    if live.status.is_none() && run.status.is_none() && !genuine(engine, run) {
+        return refuse(engine, run, live).await.map(|look| (look, false));
+    }
+    resume(live, run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
     let (mut looked, mut begun) = (HashSet::new(), HashSet::new());
     let wake_at = loop {
-        let world = observe(&engine, &mut live, &run);
+        let world = observe(engine, live, run);
         let scope = world.step_scope(&name, &run.spec.playbook.name, &status);
         let now = Utc::now();
-        let plan = plan::plan(Run { steps: &steps, status: &status, intent: run.spec.intent }, &scope, now);
+        let asked = asked(run, &world);
+        let plan = plan::plan(Run { steps: &steps, status: &status, settings: &run.spec.settings, asked }, &scope, now);
         let (work, records): (Vec<_>, Vec<_>) =
             plan.decisions.into_iter().map(Work::from).partition(|one| matches!(one, Work::Effect { .. }));
         // What waits for a change is looked at once a pass; the change brings the run back here.
         let work: Vec<_> = work.into_iter().filter(|work| looked.insert(work.key())).collect();
+        let waited = work.len();
+        let work: Vec<_> =
+            work.into_iter().filter(|work| has_its_turn(engine, run, &steps, &world, &mut status, work)).collect();
+        let waited = waited != work.len();
         let records: Vec<_> =
             records.into_iter().filter(|one| one.begins().is_none_or(|step| begun.insert(step))).collect();
-        if work.is_empty() && records.is_empty() {
+        if work.is_empty() && records.is_empty() && !waited {
             break plan.wake_at;
         }
         let intends = records.iter().any(|one| matches!(one, Work::Record(Decision::Begin { .. })));
@@ -59,7 +84,7 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
             let Work::Record(decision) = one else { continue };
             // What leaves the cluster is asked for before its intent is recorded, too: a step that is held intends nothing.
             let stands_in_the_way = match one.begins() {
-                Some(step) => held::before_it_begins(&engine, &run, &world, &scope, &steps, &status, step).await,
+                Some(step) => held::before_it_begins(engine, run, &world, &scope, &steps, &status, step).await,
                 None => None,
             };
             match (stands_in_the_way, one.begins()) {
@@ -70,21 +95,46 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
         // Containment carries its own record; everything else finds what was intended before it durable, even after a write that failed.
         let relies = work.iter().any(|one| one.step().is_some_and(|step| !traits(&steps[step].step.kind).contains));
         if intends || (live.behind && relies) {
-            report(&engine, &mut live, &run, &mut status).await?;
+            report(engine, live, run, &mut status).await?;
         }
-        effects(&engine, &mut live, &run, &steps, &world, &mut status, work).await?;
+        effects(engine, live, run, &steps, &world, &mut status, work).await?;
     };
-    report(&engine, &mut live, &run, &mut status).await?;
-    let keep_at = kept::keep(&engine, &mut live, &run, &mut status).await?;
-    let probe_at = probed::go_on(&engine, &mut live, &run, &mut status).await?;
-    report(&engine, &mut live, &run, &mut status).await?;
+    report(engine, live, run, &mut status).await?;
+    let keep_at = kept::keep(engine, live, run, &mut status).await?;
+    let probe_at = probed::go_on(engine, live, run, &mut status).await?;
+    report(engine, live, run, &mut status).await?;
     let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
-    let over = status.phase.is_final() && recorded && run.spec.intent == Intent::Run && probe_at.is_none();
-    drop(live);
-    if over {
-        engine.runs.forget(&namespace, &name);
+    let quiet = status.current_step.is_empty() && run.spec.intent != Intent::Undo;
+    let over = status.phase.is_final() && recorded && quiet && probe_at.is_none();
+    Ok((next_look(earliest(earliest(wake_at, keep_at), probe_at), &status), over))
+}
+
+fn asked<'a>(run: &'a Remediation, world: &World) -> Asked<'a> {
+    let state = world.finding.status.as_ref().and_then(|status| status.state);
+    Asked { intent: run.spec.intent, undo_steps: &run.spec.undo_steps, resolved: state == Some(FindingState::Resolved) }
+}
+
+/// Whether a step that would begin, or begin a further try, may change its object now. Where another run goes first, it waits.
+fn has_its_turn(
+    engine: &Engine,
+    run: &Remediation,
+    steps: &[CompiledStep],
+    world: &World,
+    status: &mut RemediationStatus,
+    work: &Work,
+) -> bool {
+    let Work::Effect { step, what: What::Perform(_) } = work else { return true };
+    let record = &mut status.steps[*step];
+    if record.state == StepState::Running {
+        return true;
     }
-    Ok(next_look(earliest(earliest(wake_at, keep_at), probe_at), &status))
+    match engine.turns.may_go(run, &steps[*step], world, &engine.caches) {
+        Ok(()) => true,
+        Err(why) => {
+            progress::wait(record, &why);
+            false
+        }
+    }
 }
 
 fn earliest(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
@@ -98,7 +148,10 @@ fn genuine(engine: &Engine, run: &Remediation) -> bool {
     let named = |before| names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.name, before);
     let steps = run.spec.steps.as_slice();
     (0..MOST_RUNS).any(|before| named(before) == run.name_any())
-        && engine.library.entries().iter().any(|entry| entry.draft.reference == *playbook && entry.draft.steps == steps)
+        && engine.library.entries().iter().any(|entry| {
+            let draft = &entry.draft;
+            draft.reference == *playbook && draft.steps == steps && draft.settings == run.spec.settings
+        })
 }
 
 /// A run that can't be told to be Quell's own is recorded as refused, and nothing of it is done.
@@ -175,7 +228,7 @@ enum Became {
 fn resume(live: &mut Live, run: &Remediation) {
     if live.steps.is_empty() {
         // The steps compiled when the run began. Were they not to compile any more, the run has no step and ends as such.
-        live.steps = Arc::new(compile_steps(&run.spec.steps).unwrap_or_default());
+        live.steps = Arc::new(compile_steps(&run.spec.steps, &run.spec.settings.finally).unwrap_or_default());
     }
     if live.status.is_none() {
         live.status = Some(plan::prepare(&live.steps, run.status.as_ref(), Utc::now()));
@@ -221,6 +274,10 @@ async fn effects(
     if work.is_empty() {
         return Ok(());
     }
+    // Writes to the cluster pass the fence themselves; what leaves the cluster has no other.
+    if engine.fence.is_closed() {
+        return Err(EngineError::NotLeading);
+    }
     let namespace = run.namespace().unwrap_or_default();
     let client =
         engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
@@ -250,6 +307,11 @@ async fn effects(
     Ok(())
 }
 
+fn is_asked_by_a_person(stage: &Stage<'_>, step: usize) -> bool {
+    let spec = &stage.run.spec;
+    spec.intent == Intent::Undo || spec.undo_steps.contains(&stage.steps[step].step.name)
+}
+
 async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     let mark = stage.mark(step);
     let cx = stage.context(&mark, step);
@@ -265,7 +327,7 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     };
     let purpose = match what {
         What::Perform(_) => Purpose::Effect,
-        What::Undo if stage.run.spec.intent == Intent::Undo => Purpose::UndoOfAPerson,
+        What::Undo if is_asked_by_a_person(stage, step) => Purpose::UndoOfAPerson,
         What::Revert | What::Undo => Purpose::Upkeep,
     };
     if purpose != Purpose::Effect
@@ -321,6 +383,7 @@ pub(super) async fn report(
         return Ok(());
     }
     live.behind = true;
+    audit(engine, live, run, status).await;
     status::write_run(engine, run, status).await?;
     live.behind = false;
     let before = live.written.replace(status.clone()).unwrap_or_default();
@@ -329,12 +392,23 @@ pub(super) async fn report(
     Ok(())
 }
 
+/// Told before it is recorded: a crash in between tells of it twice, and never leaves it out.
+async fn audit(engine: &Engine, live: &mut Live, run: &Remediation, status: &RemediationStatus) {
+    if !engine.audit.is_on() {
+        return;
+    }
+    let told = live.audited.as_ref().or(live.written.as_ref()).cloned().unwrap_or_default();
+    engine.audit.write(quell_audit::changes(run, &run.spec.steps, &told, status, Utc::now())).await;
+    live.audited = Some(status.clone());
+}
+
 fn next_look(wake_at: Option<DateTime<Utc>>, status: &RemediationStatus) -> Look {
     let planned = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
-    if status.phase.is_final() {
+    if status.phase.is_final() && status.current_step.is_empty() {
         return planned.map_or(Look::OnChange, Look::In);
     }
-    let waits = |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting);
+    let waits =
+        |state| matches!(state, StepState::Running | StepState::Undoing | StepState::Reverting | StepState::Waiting);
     let anyway =
         status.steps.iter().any(|record| waits(record.state) && record.next_at.is_none()).then_some(LOOK_ANYWAY);
     match (planned, anyway) {

@@ -124,13 +124,17 @@ pub async fn report_finding(
 fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
     let phases: Vec<Phase> = selection.runs.iter().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
     let quarantine = quarantine_stands(selection);
-    let state = state(&phases, quarantine, selection.runs.iter().any(|run| held::condition_of(run).is_some()));
+    // Who says that it is over is its source.
+    let resolved = before.state == Some(FindingState::Resolved);
+    let held = selection.runs.iter().any(|run| held::condition_of(run).is_some());
+    let state = if resolved { FindingState::Resolved } else { state(&phases, quarantine, held) };
     let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
     FindingStatus {
         observed_generation: finding.metadata.generation,
         state: Some(state),
         count: before.count,
         last_seen: before.last_seen,
+        counted: before.counted.clone(),
         playbook: match names.as_slice() {
             [] => String::new(),
             [one] => (*one).to_owned(),
@@ -169,11 +173,12 @@ fn contained(selection: &Selection) -> Option<&Condition> {
 
 fn state(phases: &[Phase], quarantine: Option<bool>, held: bool) -> FindingState {
     let any = |wanted: Phase| phases.contains(&wanted);
+    let under_way = [Phase::Running, Phase::Paused, Phase::Finishing, Phase::Undoing].into_iter().any(any);
     if phases.is_empty() {
         FindingState::Open
     } else if any(Phase::Failed) {
         FindingState::Failed
-    } else if any(Phase::Running) || any(Phase::Undoing) {
+    } else if under_way {
         match quarantine {
             Some(true) => FindingState::Quarantined,
             _ if held => FindingState::Held,
@@ -181,6 +186,8 @@ fn state(phases: &[Phase], quarantine: Option<bool>, held: bool) -> FindingState
         }
     } else if any(Phase::Succeeded) {
         FindingState::Remediated
+    } else if any(Phase::Cancelled) {
+        FindingState::Cancelled
     } else {
         FindingState::Undone
     }
@@ -309,12 +316,16 @@ fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason
         })
         .collect()
     };
-    let (failed, running) = (told(Phase::Failed), told(Phase::Running).len() + told(Phase::Undoing).len());
+    let failed = told(Phase::Failed);
+    let under_way = [Phase::Running, Phase::Paused, Phase::Finishing, Phase::Undoing];
+    let running: usize = under_way.into_iter().map(|phase| told(phase).len()).sum();
     let kind = ConditionType::Remediated;
     if !failed.is_empty() {
         make(kind, Status::False, Reason::StepFailed, failed.join("; "))
     } else if running > 0 {
         make(kind, Status::False, Reason::InProgress, format!("{running} of {} runs under way", selection.runs.len()))
+    } else if !told(Phase::Cancelled).is_empty() {
+        make(kind, Status::False, Reason::Cancelled, told(Phase::Cancelled).join("; "))
     } else if told(Phase::Succeeded).is_empty() {
         make(kind, Status::False, Reason::Undone, told(Phase::Undone).join("; "))
     } else {

@@ -53,7 +53,7 @@ pub async fn changes(
         );
         engine.metrics.runs.get_or_create(&RunLabels { phase: after.phase.to_string(), reason: reason.clone() }).inc();
         // That all went well is in the Finding's own columns; an Event is for what somebody should look at.
-        if matches!(after.phase, Phase::Undone | Phase::Failed) {
+        if matches!(after.phase, Phase::Undone | Phase::Failed | Phase::Paused | Phase::Cancelled) {
             let type_ = if after.phase == Phase::Failed { EventType::Warning } else { EventType::Normal };
             publish(engine, run, finding, event(type_, &reason, "Run", &message)).await;
         }
@@ -86,6 +86,8 @@ fn step_event(record: &StepRecord) -> Option<Event> {
         StepState::NotUndone => (EventType::Warning, "StepNotUndone"),
         StepState::Undoing if !record.reason.is_empty() && record.attempts > 0 => (EventType::Warning, "UndoRetrying"),
         StepState::Undone => (EventType::Normal, "StepUndone"),
+        StepState::Waiting => (EventType::Normal, "StepWaiting"),
+        StepState::Cancelled => (EventType::Normal, "StepCancelled"),
         StepState::Skipped if record.reason != Reason::ConditionNotMet.to_string() => {
             (EventType::Normal, "StepSkipped")
         }

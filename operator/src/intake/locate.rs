@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -15,6 +16,8 @@ use crate::caches::Caches;
 
 /// An image that a thousand workloads run is one Finding each, and no more than this.
 const MOST_PLACES: usize = 200;
+/// A pod that the copies don't have is asked for no longer than this: its sender waits. The Finding then names it without its UID.
+const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// The places that a signal is about; at least one.
 pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Place> {
@@ -78,10 +81,19 @@ async fn find_pod(caches: &Caches, client: &Client, namespace: &str, name: &str)
     if let Some(pod) = caches.pod(namespace, name) {
         return Some(pod);
     }
-    match Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await {
-        Ok(pod) => pod.map(Arc::new),
-        Err(error) => {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    match tokio::time::timeout(LOOK_UP, api.get_opt(name)).await {
+        Ok(Ok(pod)) => pod.map(Arc::new),
+        Ok(Err(error)) => {
             tracing::warn!(namespace, pod = name, %error, "the pod of a signal could not be looked up");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(
+                namespace,
+                pod = name,
+                "the pod of a signal could not be looked up: the API server doesn't answer"
+            );
             None
         }
     }

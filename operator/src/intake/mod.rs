@@ -1,5 +1,7 @@
 //! Signals in, Findings out: every replica does this, whether it leads or not.
 
+mod backlog;
+mod deliver;
 mod fold;
 mod locate;
 mod server;
@@ -7,14 +9,18 @@ mod sources;
 mod tls;
 mod watch;
 
+pub use backlog::Backlog;
+pub use deliver::{deliver, tell};
 pub use fold::Folder;
 pub use server::{ServeError, Server, listen, serve};
 pub use sources::{Admission, Sources, judge, secret_value};
 pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use axum::http;
 use axum::http::uri::InvalidUri;
 use futures::future::join_all;
 use kube::api::{Api, PartialObjectMeta, PostParams};
@@ -24,11 +30,15 @@ use kube::{Client, ResourceExt as _};
 use quell_crds::names::field_managers;
 use quell_crds::v1alpha1::Finding;
 use quell_ingest::Signal;
+use quell_spool::Sequence;
 use serde::Serialize;
 use thiserror::Error;
+use tokio::task::JoinError;
 
 use crate::caches::Caches;
 use crate::engine::{Engine, contain_at_once};
+use crate::intake::backlog::{KeepError, Waiting};
+use crate::intake::deliver::may_be_taken_later;
 use crate::lanes::Lanes;
 
 /// What it means that a Finding is there already.
@@ -49,6 +59,9 @@ pub struct Accepted {
     pub name: String,
     /// Whether the Finding was there already, and its count was raised.
     pub repeated: bool,
+    /// Whether it is on Quell's disk, and becomes a Finding when the API server takes it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub spooled: bool,
 }
 
 /// Why a signal could not be kept.
@@ -62,11 +75,25 @@ pub enum IntakeError {
         /// What the API server said.
         source: Box<kube::Error>,
     },
+    /// The API server did not answer.
+    #[error("the Finding {name} could not be stored: no answer from the API server in {} s", LONGEST_STORE.as_secs())]
+    NoAnswer {
+        /// Name of the Finding.
+        name: String,
+    },
     /// Another problem has the name of this one.
     #[error("the Finding {name} is of another problem: two fingerprints share a name")]
     Collision {
         /// Name of the Finding.
         name: String,
+    },
+    /// Neither the API server nor the disk took it.
+    #[error("{stored}; and it could not be kept on disk: {kept}")]
+    NotKept {
+        /// What the API server said.
+        stored: Box<IntakeError>,
+        /// What the disk said.
+        kept: KeepError,
     },
 }
 
@@ -75,14 +102,18 @@ impl IntakeError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Store { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-                _ => true,
-            },
+            Self::Store { source, .. } => may_be_taken_later(source),
+            Self::NoAnswer { .. } => true,
             Self::Collision { .. } => false,
+            Self::NotKept { stored, .. } => stored.is_transient(),
         }
     }
 }
+
+/// No attempt to store a Finding takes longer.
+const LONGEST_STORE: Duration = Duration::from_secs(10);
+/// A Finding that isn't stored by then is kept on disk beside that, and its sender has its answer.
+const SLOW: Duration = Duration::from_millis(250);
 
 /// Makes Findings of signals.
 pub struct Intake {
@@ -91,6 +122,8 @@ pub struct Intake {
     lanes: Lanes,
     folder: Folder,
     own_namespace: String,
+    /// Where Findings are kept that the API server doesn't take at once.
+    backlog: Option<Arc<Backlog>>,
     /// Set while this replica leads.
     engine: ArcSwapOption<Engine>,
 }
@@ -98,8 +131,16 @@ pub struct Intake {
 impl Intake {
     /// An intake that stores by `client`; what is in no namespace goes to `own_namespace`.
     #[must_use]
-    pub fn new(client: Client, caches: Arc<Caches>, lanes: Lanes, folder: Folder, own_namespace: &str) -> Self {
-        Self { client, caches, lanes, folder, own_namespace: own_namespace.to_owned(), engine: ArcSwapOption::empty() }
+    pub fn new(
+        client: Client,
+        caches: Arc<Caches>,
+        lanes: Lanes,
+        folder: Folder,
+        own_namespace: &str,
+        backlog: Option<Arc<Backlog>>,
+    ) -> Self {
+        let (own_namespace, engine) = (own_namespace.to_owned(), ArcSwapOption::empty());
+        Self { client, caches, lanes, folder, own_namespace, backlog, engine }
     }
 
     /// From now on this replica leads, and contains what is reported to it at once.
@@ -107,15 +148,79 @@ impl Intake {
         self.engine.store(Some(engine));
     }
 
-    /// Stores what a Source reported. When this returns, every Finding is durable.
+    /// Takes in what was sent to a Source. When this returns, every Finding is durable: in the cluster, or on this replica's disk.
+    pub async fn take(self: &Arc<Self>, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
+        let findings = self.findings(source, signals).await;
+        let taken = findings.into_iter().map(|finding| async move {
+            match &self.backlog {
+                Some(backlog) => self.store_or_keep(finding, backlog).await,
+                None => self.store(finding, Again::IsARepeat).await,
+            }
+        });
+        join_all(taken).await.into_iter().collect()
+    }
+
+    /// Stores what a Source's watch read; whoever watches tries again by itself.
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
+        let findings = self.findings(source, signals).await;
+        join_all(findings.into_iter().map(|finding| self.store(finding, again))).await.into_iter().collect()
+    }
+
+    async fn findings(&self, source: &str, signals: &[Signal]) -> Vec<Finding> {
         let places = join_all(signals.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
-        let findings = signals
-            .iter()
-            .zip(places)
-            .flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)))
-            .map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace));
-        join_all(findings.map(|finding| self.store(finding, again))).await.into_iter().collect()
+        let all = signals.iter().zip(places);
+        let all = all.flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)));
+        all.map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace)).collect()
+    }
+
+    /// The API server first; the disk where it doesn't take the Finding, or not soon, or where others of the same Source wait already.
+    async fn store_or_keep(
+        self: &Arc<Self>,
+        mut finding: Finding,
+        backlog: &Arc<Backlog>,
+    ) -> Result<Accepted, IntakeError> {
+        backlog.name_report(&mut finding);
+        if backlog.must_wait(&finding.spec.source) {
+            if !backlog.is_away() {
+                self.begin_containment(&finding);
+            }
+            return match backlog.keep(&finding).await {
+                Ok(()) => Ok(spooled(&finding)),
+                Err(kept) => {
+                    let stored = self.store(finding, Again::IsARepeat).await;
+                    backlog.answered(!matches!(&stored, Err(error) if error.is_transient()));
+                    stored.map_err(|stored| not_kept(stored, kept))
+                }
+            };
+        }
+        // A task of its own: it goes on when the sender has its answer.
+        let storing = {
+            let (intake, finding) = (self.clone(), finding.clone());
+            async move { intake.store(finding, Again::IsARepeat).await }
+        };
+        let mut storing = tokio::spawn(storing);
+        let stored = match tokio::time::timeout(SLOW, &mut storing).await {
+            Ok(stored) => finished(stored, &finding),
+            Err(_) => match backlog.keep_beside(&finding).await {
+                Ok(sequence) => {
+                    let (backlog, finding, accepted) = (backlog.clone(), finding.clone(), spooled(&finding));
+                    tokio::spawn(async move {
+                        let stored = finished(storing.await, &finding);
+                        settle_beside(&backlog, &finding, sequence, stored);
+                    });
+                    return Ok(accepted);
+                }
+                Err(kept) => return finished(storing.await, &finding).map_err(|stored| not_kept(stored, kept)),
+            },
+        };
+        match stored {
+            Err(error) if error.is_transient() => {
+                backlog.answered(false);
+                backlog.keep(&finding).await.map_err(|kept| not_kept(error, kept))?;
+                Ok(spooled(&finding))
+            }
+            other => other,
+        }
     }
 
     async fn store(&self, mut finding: Finding, again: Again) -> Result<Accepted, IntakeError> {
@@ -123,6 +228,16 @@ impl Intake {
         if let Some(known) = known {
             return self.repeat(&finding, &known, again);
         }
+        self.begin_containment(&finding);
+        if self.create_in_place(&mut finding).await? {
+            Ok(accepted(&finding, false))
+        } else {
+            self.repeat(&finding, &finding, again)
+        }
+    }
+
+    /// While this replica leads, what a Finding is about is contained beside its storing.
+    fn begin_containment(&self, finding: &Finding) {
         if let Some(engine) = self.engine.load_full() {
             let finding = finding.clone();
             // Claimed before the Finding asks for its own pass: it is stored after the pod is cut off, not beside it.
@@ -132,27 +247,68 @@ impl Intake {
                 drop(claim);
             });
         }
-        let created = match self.create(&finding).await {
-            // A tool may name a namespace that is gone, or never was here: the Finding says so from Quell's own.
-            Err(kube::Error::Api(status))
+    }
+
+    /// Creates the Finding; `false` where one of that name is there. A tool may name a namespace that is gone, or never was here: the
+    /// Finding is then in Quell's own.
+    async fn create_in_place(&self, finding: &mut Finding) -> Result<bool, IntakeError> {
+        let created = match self.create(finding).await {
+            Some(Err(kube::Error::Api(status)))
                 if (status.is_not_found() || status.is_forbidden())
                     && finding.namespace().as_deref() != Some(&self.own_namespace) =>
             {
                 finding.metadata.namespace = Some(self.own_namespace.clone());
-                self.create(&finding).await
+                self.create(finding).await
             }
             other => other,
         };
         match created {
-            Ok(_) => Ok(accepted(&finding, false)),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => self.repeat(&finding, &finding, again),
-            Err(source) => Err(IntakeError::Store { name: finding.name_any(), source: Box::new(source) }),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(kube::Error::Api(status))) if status.is_already_exists() => Ok(false),
+            Some(Err(source)) => Err(IntakeError::Store { name: finding.name_any(), source: Box::new(source) }),
+            None => Err(IntakeError::NoAnswer { name: finding.name_any() }),
+        }
+    }
+
+    /// Delivers reports that waited, all of one Finding, oldest first. The answer is how many of them were repeats. It may be asked again
+    /// for the same ones, whatever became of them before.
+    pub(super) async fn deliver(&self, reports: &[&Waiting]) -> Result<usize, IntakeError> {
+        let Some(first) = reports.first() else { return Ok(0) };
+        let mut finding = first.record.finding.clone();
+        let known = self.caches.findings.get(&ObjectRef::from_obj(&finding)).is_some();
+        let mut created = false;
+        if !known {
+            self.begin_containment(&finding);
+            created = self.create_in_place(&mut finding).await?;
+        }
+        let rest = if created { &reports[1..] } else { reports };
+        if rest.is_empty() {
+            return Ok(0);
+        }
+        match self.folder.count_kept(&finding, rest).await? {
+            Some(repeats) => Ok(repeats),
+            // It was deleted meanwhile, which is for people to do: what was reported before is not a reason to bring it back, what is reported
+            // again is.
+            None if created => Ok(rest.len()),
+            None => {
+                self.create_in_place(&mut finding).await?;
+                Ok(rest.len() - 1)
+            }
         }
     }
 
     /// Of the answer only the metadata is read. The server is asked not to warn of unknown fields, for which it would decode the Finding
     /// twice: what is sent is made by this very version's types.
-    async fn create(&self, finding: &Finding) -> Result<PartialObjectMeta<Finding>, kube::Error> {
+    async fn create(&self, finding: &Finding) -> Option<Result<PartialObjectMeta<Finding>, kube::Error>> {
+        let request = match self.creation(finding) {
+            Ok(request) => request,
+            Err(error) => return Some(Err(error)),
+        };
+        let _pass = self.lanes.signal().await;
+        tokio::time::timeout(LONGEST_STORE, self.client.request(request)).await.ok()
+    }
+
+    fn creation(&self, finding: &Finding) -> Result<http::Request<Vec<u8>>, kube::Error> {
         let api: Api<Finding> = Api::namespaced(self.client.clone(), &finding.namespace().unwrap_or_default());
         let parameters = PostParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PostParams::default() };
         let body = serde_json::to_vec(finding).map_err(kube::Error::SerdeError)?;
@@ -160,8 +316,7 @@ impl Intake {
             Request::new(api.resource_url()).create(&parameters, body).map_err(kube::Error::BuildRequest)?;
         let uri = format!("{}&fieldValidation=Ignore", request.uri());
         *request.uri_mut() = uri.parse().map_err(|error: InvalidUri| kube::Error::HttpError(error.into()))?;
-        let _pass = self.lanes.signal().await;
-        self.client.request(request).await
+        Ok(request)
     }
 
     fn repeat(&self, finding: &Finding, known: &Finding, again: Again) -> Result<Accepted, IntakeError> {
@@ -176,5 +331,40 @@ impl Intake {
 }
 
 fn accepted(finding: &Finding, repeated: bool) -> Accepted {
-    Accepted { namespace: finding.namespace().unwrap_or_default(), name: finding.name_any(), repeated }
+    let (namespace, name) = (finding.namespace().unwrap_or_default(), finding.name_any());
+    Accepted { namespace, name, repeated, spooled: false }
+}
+
+fn spooled(finding: &Finding) -> Accepted {
+    Accepted { spooled: true, ..accepted(finding, false) }
+}
+
+fn not_kept(stored: IntakeError, kept: KeepError) -> IntakeError {
+    IntakeError::NotKept { stored: Box::new(stored), kept }
+}
+
+/// A task that broke off has stored nothing, as far as anybody knows.
+fn finished(
+    stored: Result<Result<Accepted, IntakeError>, JoinError>,
+    finding: &Finding,
+) -> Result<Accepted, IntakeError> {
+    stored.unwrap_or_else(|error| {
+        tracing::error!(%error, "storing a Finding broke off");
+        Err(IntakeError::NoAnswer { name: finding.name_any() })
+    })
+}
+
+/// The sender had its answer from the disk before the API server gave one.
+fn settle_beside(backlog: &Backlog, finding: &Finding, sequence: Sequence, stored: Result<Accepted, IntakeError>) {
+    match stored {
+        Ok(_) => backlog.stored(finding, sequence),
+        Err(error) if error.is_transient() => {
+            backlog.answered(false);
+            backlog.not_stored(finding);
+        }
+        Err(error) => {
+            tracing::error!(%error, ?finding, "a report that was answered with success is not taken by the API server; it is dropped");
+            backlog.stored(finding, sequence);
+        }
+    }
 }

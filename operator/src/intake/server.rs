@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::intake::tls::{self, TlsError};
-use crate::intake::{Admission, Again, Intake, Sources};
+use crate::intake::{Accepted, Admission, Intake, Sources};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -164,10 +164,10 @@ async fn take(
             return (StatusCode::BAD_REQUEST, Json(body)).into_response();
         }
     };
-    match server.intake.submit(&name, &signals, Again::IsARepeat).await {
+    match server.intake.take(&name, &signals).await {
         Ok(accepted) => {
             for one in &accepted {
-                server.metrics.signal(&name, if one.repeated { "repeated" } else { "accepted" });
+                server.metrics.signal(&name, outcome(one));
             }
             (StatusCode::OK, Json(json!({ "findings": accepted }))).into_response()
         }
@@ -180,6 +180,15 @@ async fn take(
                 refuse(StatusCode::UNPROCESSABLE_ENTITY, "NotStored", &error.to_string())
             }
         }
+    }
+}
+
+/// What is on disk counts once more, as what it turns out to be, when it is delivered.
+fn outcome(accepted: &Accepted) -> &'static str {
+    match accepted {
+        Accepted { spooled: true, .. } => "spooled",
+        Accepted { repeated: true, .. } => "repeated",
+        Accepted { .. } => "accepted",
     }
 }
 

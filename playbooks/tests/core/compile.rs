@@ -159,7 +159,7 @@ fn a_step_may_read_those_that_come_before_the_ones_it_names() {
         {"name": "side", "after": ["first"], "wait": {"for": "1s"}},
         {"name": "last", "after": ["roll-back"], "when": "steps.first.state == steps['roll-back'].state", "rollback": {}},
     ]);
-    let compiled = compile_steps(&serde_json::from_value::<Vec<_>>(steps).unwrap()).unwrap();
+    let compiled = compile_steps(&serde_json::from_value::<Vec<_>>(steps).unwrap(), &[]).unwrap();
     let after: Vec<&[usize]> = compiled.iter().map(|step| step.after.as_slice()).collect();
     assert_eq!(after, [&[] as &[usize], &[0], &[0], &[1]]);
     assert_eq!(compiled[3].names.steps, BTreeSet::from(["first".to_owned(), "roll-back".to_owned()]));

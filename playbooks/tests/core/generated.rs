@@ -15,10 +15,22 @@ use crate::support::{Game, ROUNDS, receipt};
 #[derive(Clone, Debug)]
 struct Scene {
     steps: Vec<StepScene>,
-    /// The round in which an undo is asked for; after the last one: when the run has ended.
-    undo_in: Option<usize>,
+    finally: Vec<StepScene>,
+    /// Timeout of the run, in seconds.
+    timeout: Option<u64>,
+    /// When the run is undone by itself: after so many seconds, or when the Finding is resolved.
+    undo: Option<(Option<u64>, bool)>,
+    /// What people ask for, and in how many rounds after the ask before.
+    asks: Vec<(usize, Ask)>,
     /// How much later than asked for the engine looks again, in turn.
     late: Vec<i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Intent(Intent),
+    UndoStep(usize),
+    Resolved,
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +44,7 @@ struct StepScene {
     timeout: Option<u64>,
     outcomes: Vec<Outcome>,
     undos: Vec<UndoOutcome>,
+    busy: usize,
 }
 
 fn kinds() -> [Value; 7] {
@@ -79,8 +92,9 @@ fn step() -> impl Strategy<Value = StepScene> {
         proptest::option::of(1..1000_u64),
         prop::collection::vec(outcome(), 1..5),
         prop::collection::vec(undo_outcome(), 1..4),
+        prop_oneof![3 => Just(0), 1 => 1..4_usize],
     )
-        .prop_map(|(kind, after, when, on_failure, retry, timeout, outcomes, undos)| StepScene {
+        .prop_map(|(kind, after, when, on_failure, retry, timeout, outcomes, undos, busy)| StepScene {
             kind,
             after,
             when,
@@ -89,18 +103,61 @@ fn step() -> impl Strategy<Value = StepScene> {
             timeout,
             outcomes,
             undos,
+            busy,
         })
 }
 
+fn ask() -> impl Strategy<Value = Ask> {
+    let intents = vec![Intent::Run, Intent::Pause, Intent::Pause, Intent::Cancel, Intent::Undo];
+    prop_oneof![
+        4 => prop::sample::select(intents).prop_map(Ask::Intent),
+        2 => (0..8_usize).prop_map(Ask::UndoStep),
+        1 => Just(Ask::Resolved),
+    ]
+}
+
+/// A step of `finally`: of a kind that leaves nothing to undo.
+fn last() -> impl Strategy<Value = StepScene> {
+    let kinds = prop::sample::select(vec![3, 4, WAIT]);
+    let on_failure = prop::sample::select(vec!["Abort", "Continue"]);
+    (step(), kinds, on_failure).prop_map(|(step, kind, on_failure)| StepScene { kind, on_failure, ..step })
+}
+
 fn scene() -> impl Strategy<Value = Scene> {
-    let undo_in = prop_oneof![3 => Just(None), 2 => (0..12_usize).prop_map(Some), 1 => Just(Some(ROUNDS))];
-    (prop::collection::vec(step(), 1..=8), undo_in, prop::collection::vec(0..2000_i64, 0..4))
-        .prop_map(|(steps, undo_in, late)| Scene { steps, undo_in, late })
+    (
+        prop::collection::vec(step(), 1..=8),
+        prop::collection::vec(last(), 0..3),
+        prop_oneof![3 => Just(None), 1 => (1..3000_u64).prop_map(Some)],
+        proptest::option::of((proptest::option::of(1..5000_u64), any::<bool>())),
+        prop::collection::vec((0..6_usize, ask()), 0..5),
+        prop::collection::vec(0..2000_i64, 0..4),
+    )
+        .prop_map(|(steps, finally, timeout, undo, asks, late)| Scene {
+            steps,
+            finally,
+            timeout,
+            undo,
+            asks,
+            late,
+        })
 }
 
 fn game(scene: &Scene) -> Game {
-    let steps: Vec<Value> = scene.steps.iter().enumerate().map(|(i, step)| written(i, step)).collect();
-    scene.steps.iter().enumerate().fold(Game::new(json!(steps)), |game, (i, step)| {
+    let steps: Vec<Value> = scene.steps.iter().enumerate().map(|(i, step)| written("s", i, step)).collect();
+    let finally: Vec<Value> = scene.finally.iter().enumerate().map(|(i, step)| written("f", i, step)).collect();
+    let mut settings = json!({"finally": finally});
+    if let Some(timeout) = scene.timeout {
+        settings["timeout"] = json!(format!("{timeout}s"));
+    }
+    if let Some((after, resolved)) = scene.undo {
+        settings["undo"] = json!({"onResolved": resolved});
+        if let Some(after) = after {
+            settings["undo"]["after"] = json!(format!("{after}s"));
+        }
+    }
+    let all = scene.steps.iter().enumerate().map(|(i, step)| (format!("s{i}"), step));
+    let all = all.chain(scene.finally.iter().enumerate().map(|(i, step)| (format!("f{i}"), step)));
+    all.fold(Game::with(json!(steps), settings), |game, (name, step)| {
         let mut outcomes = step.outcomes.clone();
         if step.kind == WAIT && step.timeout.is_none() {
             // Nothing but the wait itself ends it: it asks to be looked at again, and is done in the end.
@@ -110,25 +167,25 @@ fn game(scene: &Scene) -> Game {
                 Outcome::Done { message, outputs, receipt: None },
             ];
         }
-        let name = format!("s{i}");
-        game.on(&name, outcomes).on_undo(&name, step.undos.clone())
+        game.on(&name, outcomes).on_undo(&name, step.undos.clone()).busy(&name, step.busy)
     })
 }
 
-fn written(i: usize, step: &StepScene) -> Value {
+fn written(prefix: &str, i: usize, step: &StepScene) -> Value {
     let mut written = kinds()[step.kind].clone();
     let fields = written.as_object_mut().unwrap();
-    fields.insert("name".into(), json!(format!("s{i}")));
+    fields.insert("name".into(), json!(format!("{prefix}{i}")));
     fields.insert("onFailure".into(), json!(step.on_failure));
     if let Some(bits) = step.after {
-        let after: Vec<String> = (0..i).filter(|n| bits & (1 << n) != 0).map(|n| format!("s{n}")).collect();
+        let after: Vec<String> = (0..i).filter(|n| bits & (1 << n) != 0).map(|n| format!("{prefix}{n}")).collect();
         fields.insert("after".into(), json!(after));
     }
     let when = match step.when {
         0 => Some("false".to_owned()),
         1 => Some("finding.nothing == 1".to_owned()),
-        2 if step.after.is_none() && i > 0 => Some(format!("steps.s{}.state == 'Succeeded'", i - 1)),
+        2 if step.after.is_none() && i > 0 => Some(format!("steps.{prefix}{}.state == 'Succeeded'", i - 1)),
         3 => Some("finding.rule == 'Reverse shell'".to_owned()),
+        4 if prefix == "f" => Some("remediation.outcome != 'Succeeded'".to_owned()),
         _ => None,
     };
     fields.extend(when.map(|when| ("when".to_owned(), json!(when))));
@@ -147,23 +204,30 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
         let step = match decision {
             Decision::Begin { step } | Decision::Perform { step, .. } => {
                 may_be_done(game, *step, matches!(decision, Decision::Begin { .. }));
-                if matches!(status.steps[*step].state, StepState::Pending | StepState::Retrying) {
+                if matches!(status.steps[*step].state, StepState::Pending | StepState::Waiting | StepState::Retrying) {
                     begun[*step] += 1;
                 }
-                // Containment that says nothing of retries is bounded by its time alone.
+                // Containment that says nothing of retries is bounded by its time alone; and who waits for its turn hasn't tried.
                 let written = &steps[*step].step;
                 let unbounded = written.retry.is_none() && traits(&written.kind).contains;
                 let limit = written.retry.clone().unwrap_or_default().limit;
-                assert!(unbounded || begun[*step] <= limit + 1, "tried too often");
+                assert!(unbounded || begun[*step] <= limit + 1 + MOST_BUSY, "tried too often");
                 *step
             }
-            Decision::Skip { step, .. } => {
+            Decision::Skip { step, reason, .. } => {
                 assert!(!status.steps[*step].state.is_final());
+                let by_others = [Reason::Aborted, Reason::Cancelled, Reason::TimedOut, Reason::DependencyNotMet];
+                assert!(!steps[*step].finally || !by_others.contains(reason), "finally is done whatever happened");
                 *step
             }
             Decision::Fail { step, .. } => {
-                assert_eq!(status.phase, Phase::Running);
+                assert!(matches!(status.phase, Phase::Running | Phase::Finishing));
                 assert!(!status.steps[*step].state.is_final());
+                *step
+            }
+            Decision::LetGo { step, .. } => {
+                assert_eq!((status.phase, game.intent), (Phase::Running, Intent::Cancel));
+                assert!(!steps[*step].finally && !status.steps[*step].state.is_final());
                 *step
             }
             Decision::Revert { step } => {
@@ -175,9 +239,17 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
                 may_be_undone(game, *step);
                 *step
             }
-            Decision::Enter { phase, .. } => {
+            Decision::Enter { phase, .. } | Decision::Close { phase, .. } => {
                 assert_eq!(at + 1, plan.decisions.len(), "a run changes its phase last");
                 assert_ne!(*phase, status.phase);
+                let last = steps.iter().zip(&status.steps).filter(|(step, _)| step.finally);
+                assert!(!phase.is_final() || last.clone().all(|(_, record)| record.state.is_final()));
+                continue;
+            }
+            Decision::Finish { .. } => {
+                assert_eq!(at + 1, plan.decisions.len(), "a run changes its phase last");
+                let main = steps.iter().zip(&status.steps).filter(|(step, _)| !step.finally);
+                assert!(main.clone().all(|(_, record)| record.state.is_final()), "finally comes last");
                 continue;
             }
         };
@@ -187,9 +259,21 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
     assert!(plan.decisions.iter().filter(|one| matches!(one, Decision::Undo { .. })).count() <= 1);
 }
 
+/// How often a step may find its object busy: see `step`.
+const MOST_BUSY: i32 = 4;
+
 fn may_be_done(game: &Game, step: usize, begins: bool) {
     let (status, steps) = (&game.status, &game.steps);
-    assert_eq!((status.phase, game.intent), (Phase::Running, Intent::Run), "steps are done in a run that runs");
+    let record = &status.steps[step];
+    let begun = record.state == StepState::Running;
+    if steps[step].finally {
+        assert_eq!(status.phase, Phase::Finishing, "what is done finally is done when the rest is over");
+    } else {
+        assert_eq!(status.phase, Phase::Running, "steps are done in a run that runs");
+        let seen_through = game.intent == Intent::Pause && begun;
+        assert!(game.intent == Intent::Run || seen_through, "{:?} begins nothing", game.intent);
+        assert!(begun || !game.undo_steps.contains(&record.name) || record.state == StepState::Retrying);
+    }
     for &before in &steps[step].after {
         let record = &status.steps[before];
         let passed = match record.state {
@@ -198,17 +282,19 @@ fn may_be_done(game: &Game, step: usize, begins: bool) {
             StepState::Failed => steps[before].step.on_failure == OnFailure::Continue,
             _ => false,
         };
-        assert!(passed, "{} before {}", steps[step].step.name, record.name);
+        let undone = matches!(record.state, StepState::Undone | StepState::NotUndone | StepState::Undoing);
+        let over = record.state.is_final() && steps[step].finally;
+        assert!(passed || over || (begun && undone), "{} before {}", steps[step].step.name, record.name);
     }
-    let record = &status.steps[step];
     let intent_first = traits(&steps[step].step.kind).intent_first;
-    assert_eq!(begins, intent_first && record.state == StepState::Pending, "intent first, and only once");
-    if record.state == StepState::Pending {
+    let fresh = matches!(record.state, StepState::Pending | StepState::Waiting);
+    assert_eq!(begins, intent_first && fresh, "intent first, and only once");
+    if fresh {
         let stopped = steps.iter().zip(&status.steps).any(|(step, record)| {
             matches!(record.state, StepState::Failed | StepState::Reverting)
                 && step.step.on_failure != OnFailure::Continue
         });
-        assert!(!stopped, "no step begins once another has failed");
+        assert!(!stopped || steps[step].finally, "no step begins once another has failed");
     } else {
         assert!(matches!(record.state, StepState::Running | StepState::Retrying));
     }
@@ -221,19 +307,35 @@ fn may_be_undone(game: &Game, step: usize) {
             && traits(&game.steps[i].step.kind).can_be_undone
             && !matches!(record.state, StepState::Undone | StepState::NotUndone | StepState::Skipped)
     };
-    assert_eq!(game.status.phase, Phase::Undoing);
-    assert!(can_be(step));
-    assert!(!(step + 1..game.steps.len()).any(can_be), "what was done last is undone first");
+    assert!(can_be(step) && !game.steps[step].finally);
+    if game.status.phase == Phase::Undoing {
+        assert!(!(step + 1..game.steps.len()).any(can_be), "what was done last is undone first");
+    } else {
+        assert!(game.undo_steps.contains(&game.status.steps[step].name), "a step is undone by itself where asked for");
+        assert!(!matches!(game.status.steps[step].state, StepState::Running | StepState::Retrying));
+    }
+}
+
+fn ask_of(game: &mut Game, ask: Ask) {
+    match ask {
+        Ask::Intent(intent) => game.intent = intent,
+        Ask::UndoStep(step) => game.undo_steps.push(format!("s{step}")),
+        Ask::Resolved => game.resolved = true,
+    }
 }
 
 /// Plays a scene to its end and past it.
 fn play(scene: &Scene) -> Game {
     let mut game = game(scene);
-    let mut begun = vec![0; scene.steps.len()];
+    let mut begun = vec![0; game.steps.len()];
     let mut late = scene.late.iter().copied();
-    for round in 0..ROUNDS {
-        if scene.undo_in == Some(round) {
-            game.intent = Intent::Undo;
+    let mut asks = scene.asks.iter().copied().peekable();
+    let mut since = 0;
+    for _ in 0..ROUNDS {
+        since += 1;
+        if let Some((_, ask)) = asks.next_if(|(after, _)| *after < since) {
+            ask_of(&mut game, ask);
+            since = 0;
         }
         let before = game.status.clone();
         let plan = game.plan();
@@ -248,17 +350,22 @@ fn play(scene: &Scene) -> Game {
             continue;
         }
         let next = game.plan().wake_at;
-        if game.status.phase.is_final() {
-            assert_eq!((&plan, next), (&Plan::default(), None), "nothing happens after the end");
-            if scene.undo_in.is_some() && game.intent == Intent::Run {
-                game.intent = Intent::Undo;
-                continue;
-            }
+        if let Some(next) = next {
+            assert!(next > game.now);
+            game.now = next + chrono::TimeDelta::seconds(late.next().unwrap_or_default());
+            continue;
+        }
+        let still = game.status.phase.is_final() || game.status.phase == Phase::Paused;
+        assert!(still, "a run that hasn't ended knows when to go on: {:?}", game.status);
+        assert_eq!(plan, Plan::default(), "nothing happens by itself at the end, or in a pause");
+        if let Some((_, ask)) = asks.next() {
+            ask_of(&mut game, ask);
+        } else if game.status.phase == Phase::Paused {
+            assert_eq!(game.intent, Intent::Pause);
+            game.intent = Intent::Run;
+        } else {
             return game;
         }
-        let next = next.expect("a run that hasn't ended knows when to go on");
-        assert!(next > game.now);
-        game.now = next + chrono::TimeDelta::seconds(late.next().unwrap_or_default());
     }
     panic!("the run does not end: {:?}", game.status);
 }
@@ -276,10 +383,18 @@ proptest! {
         prop_assert!(status.steps.iter().all(|record| record.state.is_final() && record.finished_at.is_some()));
         let any = |state| status.steps.iter().any(|record| record.state == state);
         match status.phase {
-            Phase::Succeeded => prop_assert!(!any(StepState::Failed) && game.intent == Intent::Run),
-            Phase::Undone => prop_assert!(!any(StepState::NotUndone) && game.intent == Intent::Undo),
-            _ => prop_assert!(any(StepState::Failed) || any(StepState::NotUndone) || any(StepState::Undone)),
+            Phase::Succeeded => prop_assert!(!any(StepState::Failed)),
+            Phase::Undone => {
+                let asked = scene.asks.iter().any(|(_, ask)| matches!(ask, Ask::Intent(Intent::Undo)));
+                prop_assert!(asked || scene.undo.is_some());
+            }
+            Phase::Cancelled => prop_assert!(any(StepState::Cancelled) || any(StepState::Skipped)),
+            _ => {
+                let late = scene.timeout.is_some() && any(StepState::Skipped);
+                prop_assert!(any(StepState::Failed) || any(StepState::NotUndone) || any(StepState::Undone) || late);
+            }
         }
+        prop_assert_eq!(status.paused_at, None);
         let complete = status.conditions.iter().find(|one| one.type_ == "Complete").unwrap();
         prop_assert_eq!(complete.status.as_str(), "True");
         prop_assert!(!complete.message.is_empty());

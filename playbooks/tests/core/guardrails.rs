@@ -5,15 +5,22 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{Guardrail, Intent, RemediationStatus, StepKind, StepState};
+use quell_crds::v1alpha1::{Guardrail, Intent, RemediationStatus, RunSettings, StepKind, StepState};
+use quell_playbooks::compile::CompiledStep;
 use quell_playbooks::guardrails::{
     Group, Guardrails, Hold, Impact, Key, Ledger, Purpose, Subject, Totals, Verdict, compile, reach,
 };
-use quell_playbooks::plan::{self, Run};
+use quell_playbooks::plan::{self, Asked as AskedOfRun, Run};
 use quell_playbooks::{Decision, Outcome, TargetState, World, progress};
 use serde_json::{Value, json};
 
 use crate::support::{compiled, finding};
+
+static SETTINGS: RunSettings = RunSettings { priority: 0, group: None, timeout: None, undo: None, finally: Vec::new() };
+
+fn run<'a>(steps: &'a [CompiledStep], status: &'a RemediationStatus, intent: Intent) -> Run<'a> {
+    Run { steps, status, settings: &SETTINGS, asked: AskedOfRun { intent, ..AskedOfRun::default() } }
+}
 
 struct Pods(usize);
 
@@ -350,7 +357,7 @@ fn a_step_that_is_held_has_not_begun_and_its_time_does_not_run() {
     // Whatever wakes the run, it asks again; and again at the latest when the guardrail says.
     let late = begin + TimeDelta::minutes(30);
     let scope = World::default().step_scope("run", "playbook", &status);
-    let plan = plan::plan(Run { steps: &steps, status: &status, intent: Intent::Run }, &scope, late);
+    let plan = plan::plan(run(&steps, &status, Intent::Run), &scope, late);
     assert!(matches!(plan.decisions.as_slice(), [Decision::Perform { step: 0, .. }]), "{plan:?}");
     assert_eq!(plan.wake_at, hold.until);
     progress::begin(&mut status.steps[0], late);
@@ -360,6 +367,6 @@ fn a_step_that_is_held_has_not_begun_and_its_time_does_not_run() {
     // A run that is undone while it is held has nothing to put back.
     progress::settle(&mut status.steps[0], &steps[0].step, Outcome::Held(hold), "key", late);
     status.phase = quell_crds::v1alpha1::Phase::Undoing;
-    let plan = plan::plan(Run { steps: &steps, status: &status, intent: Intent::Undo }, &scope, late);
+    let plan = plan::plan(run(&steps, &status, Intent::Undo), &scope, late);
     assert!(plan.decisions.iter().all(|one| matches!(one, Decision::Skip { .. })), "{plan:?}");
 }

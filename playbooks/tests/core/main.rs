@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "json! is given as it is written")]
 
 mod compile;
+mod contention;
 mod generated;
 mod guardrails;
 mod kept;
@@ -12,5 +13,6 @@ mod order;
 mod record;
 mod retry;
 mod select;
+mod steer;
 mod support;
 mod undo;

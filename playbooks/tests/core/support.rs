@@ -6,10 +6,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use quell_crds::conditions::{self, ConditionType, Reason};
 use quell_crds::v1alpha1::{
-    Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, Step, StepKind, StepRecord, StepState,
+    Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, RunSettings, Step, StepKind, StepRecord, StepState,
 };
 use quell_playbooks::compile::{CompiledStep, compile_steps};
-use quell_playbooks::plan::{self, Run};
+use quell_playbooks::plan::{self, Asked, Run};
 use quell_playbooks::{Decision, Outcome, Plan, UndoOutcome, World, apply, progress, refresh};
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ pub fn at(seconds: i64) -> DateTime<Utc> {
 
 pub fn compiled(steps: Value) -> Vec<CompiledStep> {
     let steps: Vec<Step> = serde_json::from_value(steps).unwrap();
-    compile_steps(&steps).unwrap()
+    compile_steps(&steps, &[]).unwrap()
 }
 
 pub fn finding() -> Finding {
@@ -76,7 +76,10 @@ pub fn try_again() -> UndoOutcome {
 pub struct Game {
     pub steps: Vec<CompiledStep>,
     pub status: RemediationStatus,
+    pub settings: RunSettings,
     pub intent: Intent,
+    pub undo_steps: Vec<String>,
+    pub resolved: bool,
     pub now: DateTime<Utc>,
     pub world: World,
     /// Every decision so far, in a few words each.
@@ -85,6 +88,7 @@ pub struct Game {
     pub given: Vec<(String, StepKind)>,
     outcomes: HashMap<String, VecDeque<Outcome>>,
     undos: HashMap<String, VecDeque<UndoOutcome>>,
+    busy: HashMap<String, usize>,
 }
 
 impl Game {
@@ -97,14 +101,34 @@ impl Game {
         Self {
             steps,
             status,
+            settings: RunSettings::default(),
             intent: Intent::Run,
+            undo_steps: Vec::new(),
+            resolved: false,
             now: at(0),
             world,
             log: Vec::new(),
             given: Vec::new(),
             outcomes: HashMap::new(),
             undos: HashMap::new(),
+            busy: HashMap::new(),
         }
+    }
+
+    /// A run of steps with settings, those of `finally` among them.
+    pub fn with(steps: Value, settings: Value) -> Self {
+        let steps: Vec<Step> = serde_json::from_value(steps).unwrap();
+        let settings: RunSettings = serde_json::from_value(settings).unwrap();
+        let compiled = compile_steps(&steps, &settings.finally).unwrap();
+        let mut game = Self::of(compiled, World { finding: finding(), ..World::default() });
+        game.settings = settings;
+        game
+    }
+
+    /// How often another run is at the step's object when the step's turn comes.
+    pub fn busy(mut self, step: &str, times: usize) -> Self {
+        self.busy.insert(step.into(), times);
+        self
     }
 
     /// What the tries of a step come to, one after the other, the last one again and again. Default: done, with nothing to undo.
@@ -121,7 +145,9 @@ impl Game {
 
     pub fn plan(&self) -> Plan {
         let scope = self.world.step_scope("run", "playbook", &self.status);
-        plan::plan(Run { steps: &self.steps, status: &self.status, intent: self.intent }, &scope, self.now)
+        let asked = Asked { intent: self.intent, undo_steps: &self.undo_steps, resolved: self.resolved };
+        let run = Run { steps: &self.steps, status: &self.status, settings: &self.settings, asked };
+        plan::plan(run, &scope, self.now)
     }
 
     /// What the plan says now, in a few words.
@@ -136,8 +162,11 @@ impl Game {
             Decision::Perform { step, .. } => format!("perform {}", name(step)),
             Decision::Skip { step, reason, .. } => format!("skip {} {reason}", name(step)),
             Decision::Fail { step, reason, .. } => format!("fail {} {reason}", name(step)),
+            Decision::LetGo { step, .. } => format!("let go of {}", name(step)),
             Decision::Revert { step } => format!("revert {}", name(step)),
             Decision::Undo { step } => format!("undo {}", name(step)),
+            Decision::Finish { outcome, reason, .. } => format!("finish {outcome} {reason}"),
+            Decision::Close { phase, .. } => format!("close {phase}"),
             Decision::Enter { phase, reason, .. } => format!("enter {phase} {reason}"),
         }
     }
@@ -145,15 +174,31 @@ impl Game {
     /// Does what the plan says now, as the engine does: the records first, then the effects, side by side.
     pub fn turn(&mut self) -> Plan {
         let plan = self.plan();
+        let mut done = Vec::new();
         for decision in &plan.decisions {
+            if self.waits(decision) {
+                continue;
+            }
             self.log.push(self.words(decision));
             apply(&mut self.status, &self.steps, decision, self.now);
+            done.push(decision);
         }
-        for decision in &plan.decisions {
+        for decision in done {
             self.settle(decision);
         }
         refresh(&mut self.status);
         plan
+    }
+
+    /// Whether another run goes first: asked before a step's effect, as the engine does.
+    fn waits(&mut self, decision: &Decision) -> bool {
+        let Decision::Perform { step, .. } = decision else { return false };
+        let (record, name) = (&mut self.status.steps[*step], &self.steps[*step].step.name);
+        let held = matches!(record.state, StepState::Running);
+        let Some(times) = self.busy.get_mut(name).filter(|times| **times > 0 && !held) else { return false };
+        *times -= 1;
+        progress::wait(record, &format!("another run, {times} times more"));
+        true
     }
 
     fn settle(&mut self, decision: &Decision) {

@@ -56,6 +56,7 @@ async fn plugin() -> ExitCode {
         err: Box::new(std::io::stderr()),
         input: Box::new(std::io::stdin()),
         colours: false,
+        terminal: false,
     };
     quell_cli::run(std::env::args_os().skip(1), &mut io).await.into()
 }

@@ -45,7 +45,7 @@ pub async fn count(control_plane: &ControlPlane) -> Result<Requests> {
         anyhow::bail!("`quell operator` is another task");
     };
     let end = CancellationToken::new();
-    let running = tokio::spawn(quell_operator::run_with(config, client, settings, end.clone()));
+    let running = tokio::spawn(quell_operator::run_with(config, client, *settings, end.clone()));
     playbook_is_ready(control_plane).await?;
     leads(metrics).await?;
 

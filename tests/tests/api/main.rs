@@ -240,6 +240,19 @@ refused!(
     "maxOthers"
 );
 
+refused!(
+    a_step_of_finally_that_has_the_name_of_another,
+    "Playbook",
+    json!({ "steps": [{ "name": "a", "wait": { "for": "1s" } }], "finally": [{ "name": "a", "wait": { "for": "1s" } }] }),
+    "those of finally, too"
+);
+refused!(
+    an_undo_that_never_comes,
+    "ClusterPlaybook",
+    json!({ "steps": [{ "name": "a", "wait": { "for": "1s" } }], "undo": {} }),
+    "undo needs after or onResolved"
+);
+
 #[tokio::test]
 async fn blocks_of_images_are_accepted() -> Result<()> {
     for image in [
@@ -274,6 +287,15 @@ async fn a_playbook_with_every_kind_of_step_is_accepted() -> Result<()> {
         { "name": "revoke", "revokeAccess": { "scope": "Cluster", "deleteTokens": true } },
         { "name": "pause", "wait": { "for": "1h30m" }, "onFailure": "Undo" },
     ]));
+    let mut all = all;
+    all["priority"] = json!(-5);
+    all["group"] = json!("containment");
+    all["timeout"] = json!("1h");
+    all["undo"] = json!({ "after": "24h", "onResolved": true });
+    all["finally"] = json!([
+        { "name": "last", "notify": { "channels": [{ "name": "soc" }], "message": "${remediation.outcome}" } },
+        { "name": "later", "wait": { "for": "1s" }, "after": ["last"] },
+    ]);
     is_accepted("Playbook", all.clone()).await?;
     is_accepted("ClusterPlaybook", all).await
 }
@@ -294,7 +316,16 @@ async fn a_run_can_be_asked_to_undo_and_changed_in_no_other_way() -> Result<()> 
     let steps = json!({ "steps": [{ "name": "b", "wait": { "for": "1m" } }] });
     let refused = runs.patch("run", &parameters, &patch(steps)).await.expect_err("the steps are frozen");
     assert!(refused.to_string().contains("a run can't be changed once it has begun"), "{refused}");
-    runs.patch("run", &parameters, &patch(json!({ "intent": "Undo" }))).await?;
+    let settings = json!({ "settings": { "undo": { "after": "1s" } } });
+    let refused = runs.patch("run", &parameters, &patch(settings)).await.expect_err("so are its settings");
+    assert!(refused.to_string().contains("a run can't be changed once it has begun"), "{refused}");
+    let unknown = json!({ "undoSteps": ["b"] });
+    let refused = runs.patch("run", &parameters, &patch(unknown)).await.expect_err("there is no such step");
+    assert!(refused.to_string().contains("undoSteps must name steps of this run"), "{refused}");
+    runs.patch("run", &parameters, &patch(json!({ "undoSteps": ["a"] }))).await?;
+    for intent in ["Pause", "Run", "Cancel", "Undo"] {
+        runs.patch("run", &parameters, &patch(json!({ "intent": intent }))).await?;
+    }
     Ok(())
 }
 

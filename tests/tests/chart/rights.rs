@@ -29,6 +29,12 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
         "watch",
         "no trivy-operator is installed here, so there is nothing to watch",
     ),
+    (
+        "coordination.k8s.io",
+        "leases",
+        "watch",
+        "the only replica takes the Lease before it has anything to wait for; tests/durable hands it over",
+    ),
     ("events.k8s.io", "events", "patch", "only the same Event again, within minutes, is a patch"),
 ];
 

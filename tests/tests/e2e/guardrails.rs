@@ -185,7 +185,13 @@ impl Own {
         let kubeconfig = self.control_plane.kubeconfig_path().display().to_string();
         let all = ["kubectl-quell", "--kubeconfig", &kubeconfig].into_iter().chain(arguments.iter().copied());
         let sink = || Box::new(std::io::sink());
-        let mut io = quell_cli::Io { out: sink(), err: sink(), input: Box::new(Cursor::new("")), colours: false };
+        let mut io = quell_cli::Io {
+            out: sink(),
+            err: sink(),
+            input: Box::new(Cursor::new("")),
+            colours: false,
+            terminal: false,
+        };
         let exit = quell_cli::run(all.map(OsString::from), &mut io).await;
         ensure!(exit == quell_cli::Exit::Ok, "kubectl quell {arguments:?}: {exit:?}");
         Ok(())

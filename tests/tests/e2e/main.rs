@@ -8,5 +8,6 @@ mod guards;
 mod playbooks;
 mod restart;
 mod signals;
+mod steer;
 mod support;
 mod told;

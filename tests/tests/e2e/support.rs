@@ -50,12 +50,18 @@ impl Bed {
 
     /// A ClusterPlaybook for this namespace, once it is Ready.
     pub async fn playbook(&self, matching: Value, steps: Value) -> Result<()> {
-        let spec = json!({ "match": matching, "namespaces": { "include": [self.name()] }, "steps": steps });
-        apply(&self.playbooks(), "ClusterPlaybook", self.name(), &spec).await?;
-        wait::until_present(&self.playbooks(), self.name(), "Ready", DEADLINE, |playbook| {
-            ready(playbook) == Some(true)
-        })
-        .await?;
+        self.playbook_with(self.name(), matching, steps, json!({})).await
+    }
+
+    /// The same under a name of its own, with settings of its runs. Who gives another name deletes it.
+    pub async fn playbook_with(&self, name: &str, matching: Value, steps: Value, settings: Value) -> Result<()> {
+        let mut spec = json!({ "match": matching, "namespaces": { "include": [self.name()] }, "steps": steps });
+        if let (Some(spec), Some(settings)) = (spec.as_object_mut(), settings.as_object()) {
+            spec.extend(settings.clone());
+        }
+        apply(&self.playbooks(), "ClusterPlaybook", name, &spec).await?;
+        wait::until_present(&self.playbooks(), name, "Ready", DEADLINE, |playbook| ready(playbook) == Some(true))
+            .await?;
         Ok(())
     }
 
@@ -113,9 +119,13 @@ impl Bed {
     }
 
     pub async fn undo(&self, run: &str) -> Result<()> {
+        self.ask(run, json!({ "intent": "Undo" })).await
+    }
+
+    /// Changes what a run is asked for.
+    pub async fn ask(&self, run: &str, spec: Value) -> Result<()> {
         let runs: Api<Remediation> = self.namespace.api();
-        let patch = Patch::Merge(json!({ "spec": { "intent": "Undo" } }));
-        runs.patch(run, &PatchParams::default(), &patch).await?;
+        runs.patch(run, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await?;
         Ok(())
     }
 

@@ -6,8 +6,8 @@ mod tell;
 use chrono::Utc;
 use kube::ResourceExt as _;
 use quell_crds::v1alpha1::{Finding, PlaybookKind, PlaybookReference, Remediation};
-use quell_playbooks::World;
-use quell_playbooks::select::{Verdict, judge};
+use quell_playbooks::select::{Verdict, judge, preferred};
+use quell_playbooks::{Compiled, World};
 
 use crate::client::Connection;
 use crate::flags::{Connect, Explain};
@@ -39,6 +39,8 @@ enum Why {
     Differs(String),
     /// Its `match.when` failed.
     Fails(String),
+    /// It is for the Finding, and another one of its group is run.
+    StandsBack(String),
     /// It is for the Finding, and its run will come.
     Matches,
 }
@@ -73,6 +75,9 @@ async fn others(
     let scope = world.scope();
     let mut others = Vec::new();
     let (entries, unseen) = facts::library(&connection.client, &namespace, Utc::now()).await?;
+    let ready = entries.iter().filter_map(|entry| entry.compiled.as_ref().ok());
+    let matched: Vec<Compiled> =
+        ready.filter(|compiled| judge(compiled, world, &scope) == Verdict::Matches).cloned().collect();
     for entry in entries {
         let ran = |run: &Remediation| run.spec.playbook.uid == entry.reference.uid;
         if runs.iter().any(ran) {
@@ -81,7 +86,7 @@ async fn others(
         let why = match &entry.compiled {
             Err(problem) => Why::NotReady(problem.to_string()),
             Ok(compiled) => match judge(compiled, world, &scope) {
-                Verdict::Matches => Why::Matches,
+                Verdict::Matches => instead(compiled, &matched, runs).map_or(Why::Matches, Why::StandsBack),
                 Verdict::Differs(difference) => Why::Differs(difference.to_string()),
                 Verdict::Fails(error) => Why::Fails(error.to_string()),
             },
@@ -89,6 +94,16 @@ async fn others(
         others.push(Other { reference: entry.reference, why });
     }
     Ok((others, unseen))
+}
+
+/// The playbook of the same group that was run in place of this one, or will be.
+fn instead(compiled: &Compiled, matched: &[Compiled], runs: &[Remediation]) -> Option<String> {
+    let group = compiled.settings.group.as_ref()?;
+    let ran = runs.iter().find(|run| {
+        run.spec.settings.group.as_ref() == Some(group) && run.spec.playbook.kind == compiled.reference.kind
+    });
+    let preferred = || preferred(compiled, matched).map(|other| other.reference.name.clone());
+    ran.map(|run| run.spec.playbook.name.clone()).or_else(preferred)
 }
 
 /// `ClusterPlaybook contain-shell`.

@@ -60,6 +60,15 @@ pub enum Command {
     /// Say whether this cluster and this installation can hold a quarantine, by what is installed and by connections that are really tried
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Begin no further step of a run until it is resumed
+    #[command(after_help = PAUSE)]
+    Pause(Steer),
+    /// Go on with a run that was paused
+    #[command(after_help = PAUSE)]
+    Resume(Steer),
+    /// Stop a run; what it did stays
+    #[command(after_help = CANCEL)]
+    Cancel(Steer),
     /// Turn the stop switch on: Quell makes no effect anywhere
     #[command(after_help = STOP)]
     Stop(Stop),
@@ -71,6 +80,11 @@ pub enum Command {
         #[command(subcommand)]
         command: SourceCommand,
     },
+    /// Work on the audit trail
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print the version of this program
     #[command(after_help = "Examples:\n  kubectl quell version")]
     Version,
@@ -81,6 +95,31 @@ pub enum SourceCommand {
     /// Print the findings that a tool's output would make; needs no cluster
     #[command(after_help = SOURCE_TEST)]
     Test(SourceTest),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Say whether an audit trail is what Quell wrote, and where it isn't; needs no cluster
+    #[command(after_help = AUDIT_VERIFY)]
+    Verify(AuditVerify),
+}
+
+const AUDIT_VERIFY: &str = "\
+Lines that were changed, removed, reordered or replaced are named on standard error, with exit code 1. That the end is missing can \
+only be told by a head from elsewhere: Quell's log has it, as CHAIN:NUMBER:HASH.
+
+Examples:
+  kubectl quell audit verify audit.jsonl*
+  kubectl quell audit verify --head quell-0:4711:9f86d0… audit.jsonl";
+
+#[derive(Args, Clone, Debug)]
+pub struct AuditVerify {
+    /// The last line of a chain, as it is known from elsewhere; can be given several times
+    #[arg(long, value_name = "CHAIN:NUMBER:HASH")]
+    pub head: Vec<quell_audit::Head>,
+    /// Files of the trail, all that there are of it
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 const GET: &str = "\
@@ -175,6 +214,7 @@ Steps are undone in reverse order. What somebody else has changed since is left 
 Examples:
   kubectl quell undo falco-0a1b2c3d4e                 every run for this finding
   kubectl quell undo remediation/contain-5f6g7h8i9j   this run only
+  kubectl quell undo remediation/contain-5f6g7h8i9j --step cut-off
   kubectl quell undo falco-0a1b2c3d4e --no-wait";
 
 #[derive(Args, Clone, Debug)]
@@ -182,6 +222,9 @@ pub struct Undo {
     /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
     #[arg(value_name = "FINDING|remediation/NAME")]
     pub what: String,
+    /// Only this step of the run, whatever the run does; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub step: Vec<String>,
     /// Wait until it is undone; the default
     #[arg(long, overrides_with = "no_wait")]
     pub wait: bool,
@@ -219,6 +262,30 @@ pub struct Doctor {
     /// Namespace that Quell runs in
     #[arg(long, default_value = "quell", value_name = "NAME")]
     pub quell_namespace: String,
+}
+
+const PAUSE: &str = "\
+What has begun is seen through. A pause does not count towards the run's timeout.
+
+Examples:
+  kubectl quell pause falco-0a1b2c3d4e                  every run for this finding that is under way
+  kubectl quell pause remediation/contain-5f6g7h8i9j    this run only
+  kubectl quell resume remediation/contain-5f6g7h8i9j";
+
+const CANCEL: &str = "\
+No further step begins, and what is under way is let go of. What was done stays: kubectl quell undo takes it back. The steps of the \
+playbook's finally are done all the same.
+
+Examples:
+  kubectl quell cancel falco-0a1b2c3d4e                 every run for this finding that is under way
+  kubectl quell cancel remediation/contain-5f6g7h8i9j   this run only";
+
+/// What a run that is under way is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct Steer {
+    /// The finding (NAME or finding/NAME), or one run (remediation/NAME)
+    #[arg(value_name = "FINDING|remediation/NAME")]
+    pub what: String,
 }
 
 const STOP: &str = "\

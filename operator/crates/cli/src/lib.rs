@@ -2,6 +2,7 @@
 //!
 //! Everything is in the library, so that tests run the commands as they are; what a command prints goes through [`Io`].
 
+mod audit;
 mod client;
 mod cluster;
 mod diff;
@@ -15,6 +16,7 @@ mod get;
 mod objects;
 mod plan;
 mod source;
+mod steer;
 mod stop;
 mod table;
 mod text;
@@ -28,10 +30,11 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use quell_crds::v1alpha1::Intent;
 
 pub use error::CliError;
 
-use crate::flags::{Command, Flags, SourceCommand};
+use crate::flags::{AuditCommand, Command, Flags, SourceCommand};
 
 /// What a command reads and writes.
 pub struct Io {
@@ -102,9 +105,13 @@ async fn dispatch(flags: Flags, io: &mut Io) -> Result<Exit, CliError> {
         Command::Plan(of) => Box::pin(plan::run(&of, &connect, io)).await,
         Command::Doctor(of) => Box::pin(doctor::run(&of, &connect, io)).await,
         Command::Undo(of) => undo::run(&of, &connect, io).await,
+        Command::Pause(of) => steer::run(&of, Intent::Pause, &connect, io).await,
+        Command::Resume(of) => steer::run(&of, Intent::Run, &connect, io).await,
+        Command::Cancel(of) => steer::run(&of, Intent::Cancel, &connect, io).await,
         Command::Stop(of) => stop::stop(&of, &connect, io).await,
         Command::Go => stop::go(&connect, io).await,
         Command::Source { command: SourceCommand::Test(of) } => source::run(&of, &connect, io),
+        Command::Audit { command: AuditCommand::Verify(of) } => audit::run(&of, io),
         Command::Version => {
             writeln!(io.out, "kubectl-quell {}", env!("CARGO_PKG_VERSION")).map_err(CliError::Output)?;
             Ok(Exit::Ok)

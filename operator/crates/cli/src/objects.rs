@@ -35,7 +35,7 @@ pub fn image(target: &Target) -> String {
 
 /// What a step of a run is; `step` where the record is of none that the run has.
 pub fn kind_of(run: &Remediation, record: &StepRecord) -> &'static str {
-    run.spec.steps.iter().find(|step| step.name == record.name).map_or("step", |step| step.kind.name())
+    run.spec.all_steps().find(|step| step.name == record.name).map_or("step", |step| step.kind.name())
 }
 
 /// Whether a record is of a step that contains the threat.
@@ -63,6 +63,7 @@ pub fn done(runs: &[&Remediation]) -> String {
 pub fn spoken(state: StepState) -> &'static str {
     match state {
         StepState::Pending => "not yet begun",
+        StepState::Waiting => "waiting",
         StepState::Running => "under way",
         StepState::Retrying => "retrying",
         StepState::Held => "held",
@@ -70,6 +71,7 @@ pub fn spoken(state: StepState) -> &'static str {
         StepState::Succeeded => "done",
         StepState::Failed => "failed",
         StepState::Skipped => "skipped",
+        StepState::Cancelled => "let go of",
         StepState::Undoing => "being undone",
         StepState::Undone => "undone",
         StepState::NotUndone => "not undone",

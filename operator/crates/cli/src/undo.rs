@@ -5,24 +5,25 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::ResourceExt as _;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use quell_crds::conditions::{ConditionType, find as condition};
 use quell_crds::v1alpha1::{Intent, Phase, Remediation, StepRecord, StepState};
+use quell_playbooks::kind::traits;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::client::{Connection, ask};
+use crate::client::Connection;
 use crate::find::Named;
 use crate::flags::{Connect, Undo};
 use crate::text::one_line;
-use crate::{CliError, Exit, Io, find, objects};
-
-/// Who asked for it, in the object's managed fields.
-const FIELD_MANAGER: &str = "quell/kubectl";
+use crate::{CliError, Exit, Io, find, objects, steer};
 
 pub async fn run(of: &Undo, connect: &Connect, io: &mut Io) -> Result<Exit, CliError> {
     let connection = Connection::new(connect).await?;
+    if !of.step.is_empty() {
+        return steps(of, &connection, io).await;
+    }
     let runs = match find::parse(&of.what)? {
         Named::Remediation(name) => vec![find::remediation(&connection, &name).await?],
         Named::Finding(name) => {
@@ -46,7 +47,7 @@ pub async fn run(of: &Undo, connect: &Connect, io: &mut Io) -> Result<Exit, CliE
             continue;
         }
         let name = format!("remediation/{}", run.name_any());
-        let run = if asked_before { run } else { ask_for_undo(&connection, &run).await? };
+        let run = if asked_before { run } else { steer::ask_for(&connection, &run, Intent::Undo).await? };
         let told = if asked_before { "is being undone already" } else { "undo was asked for" };
         writeln!(io.out, "{name}: {told}")?;
         asked.push((run, false));
@@ -64,15 +65,75 @@ pub async fn run(of: &Undo, connect: &Connect, io: &mut Io) -> Result<Exit, CliE
     Ok(exit)
 }
 
-fn worse(a: Exit, b: Exit) -> Exit {
-    if a == Exit::Ok { b } else { a }
+/// Undoes single steps of one run.
+async fn steps(of: &Undo, connection: &Connection, io: &mut Io) -> Result<Exit, CliError> {
+    let Named::Remediation(name) = find::parse(&of.what)? else {
+        let message =
+            format!("--step is for one run: remediation/NAME; kubectl quell explain {} names the runs", of.what);
+        return Err(CliError::Usage(message));
+    };
+    let run = find::remediation(connection, &name).await?;
+    let names: Vec<&str> = run.spec.steps.iter().map(|step| step.name.as_str()).collect();
+    if let Some(unknown) = of.step.iter().find(|step| !names.contains(&step.as_str())) {
+        let message = format!("remediation/{name} has no step {unknown}; it has {}", names.join(", "));
+        return Err(CliError::NotFound(message));
+    }
+    let mut wanted = run.spec.undo_steps.clone();
+    wanted.extend(of.step.iter().filter(|step| !run.spec.undo_steps.contains(step)).cloned());
+    wanted.dedup();
+    let doing = format!("asking for the undo of {} of {name}", of.step.join(", "));
+    let patch = json!({ "metadata": { "resourceVersion": run.resource_version() }, "spec": { "undoSteps": wanted } });
+    let run = steer::patch(connection, &run, patch, &doing).await?;
+    writeln!(io.out, "remediation/{name}: undo of {} was asked for", of.step.join(", "))?;
+    if of.no_wait {
+        return Ok(Exit::Ok);
+    }
+    let deadline = Instant::now() + of.timeout;
+    let mut stream = std::pin::pin!(watcher::watch_object(api(connection, &run), &name).default_backoff());
+    loop {
+        let Ok(seen) = tokio::time::timeout_at(deadline, stream.next()).await else {
+            let told = format!(
+                "remediation/{name}: {} is not undone within {} s; follow it with kubectl quell watch",
+                of.step.join(", "),
+                of.timeout.as_secs()
+            );
+            return Err(CliError::Refused(told));
+        };
+        let seen = match seen {
+            Some(Ok(Some(seen))) => seen,
+            Some(Ok(None)) | None => return Err(CliError::Refused(format!("remediation/{name} was deleted"))),
+            Some(Err(_)) => continue,
+        };
+        let status = objects::status(&seen);
+        if status.observed_generation < run.metadata.generation {
+            continue;
+        }
+        let meant: Vec<_> = status.steps.iter().filter(|record| of.step.contains(&record.name)).collect();
+        // What changed nothing, or never began, has nothing to be undone.
+        let over = |record: &&StepRecord| record.state.is_final() && !has_to_be_undone(&run, record);
+        if meant.iter().all(over) {
+            for record in &meant {
+                let told = match record.state {
+                    StepState::Undone | StepState::NotUndone => became(record),
+                    _ => format!("{}: left as it is: it changed nothing that could be undone", record.name),
+                };
+                writeln!(io.out, "  {told}")?;
+            }
+            let left = meant.iter().any(|record| record.state == StepState::NotUndone);
+            return Ok(if left { Exit::Failed } else { Exit::Ok });
+        }
+    }
 }
 
-async fn ask_for_undo(connection: &Connection, run: &Remediation) -> Result<Remediation, CliError> {
-    let api = api(connection, run);
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patch = Patch::Merge(json!({ "spec": { "intent": Intent::Undo } }));
-    ask(format!("asking for the undo of {}", run.name_any()), api.patch(&run.name_any(), &parameters, &patch)).await
+fn has_to_be_undone(run: &Remediation, record: &StepRecord) -> bool {
+    let kind = run.spec.steps.iter().find(|step| step.name == record.name).map(|step| &step.kind);
+    let can_be = kind.is_some_and(|kind| traits(kind).can_be_undone);
+    let ended = matches!(record.state, StepState::Succeeded | StepState::Failed | StepState::Cancelled);
+    can_be && ended && record.receipt.is_some()
+}
+
+fn worse(a: Exit, b: Exit) -> Exit {
+    if a == Exit::Ok { b } else { a }
 }
 
 fn api(connection: &Connection, run: &Remediation) -> Api<Remediation> {

@@ -99,8 +99,8 @@ fn seen<K>(
 /// Whether the runs for the Finding have ended, and how.
 fn is_final(known: &Known, uid: &str) -> Option<Exit> {
     match known.findings.get(uid)?.status.as_ref()?.state? {
-        FindingState::Remediated | FindingState::Undone => Some(Exit::Ok),
-        FindingState::Failed => Some(Exit::Failed),
+        FindingState::Remediated | FindingState::Undone | FindingState::Resolved => Some(Exit::Ok),
+        FindingState::Failed | FindingState::Cancelled => Some(Exit::Failed),
         FindingState::Open | FindingState::Remediating | FindingState::Held | FindingState::Quarantined => None,
     }
 }

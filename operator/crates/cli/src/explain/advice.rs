@@ -26,6 +26,12 @@ pub(super) fn lines(case: &Case) -> Vec<String> {
             ));
         }
     }
+    for run in case.runs.iter().filter(|run| objects::status(run).phase == Phase::Paused) {
+        all.push((
+            format!("kubectl quell resume -n {namespace} remediation/{}", run.name_any()),
+            "go on with the paused run",
+        ));
+    }
     if phases.iter().any(|phase| !phase.is_final()) {
         all.push((format!("kubectl quell watch -n {namespace}"), "follow what is under way"));
     }
@@ -52,7 +58,7 @@ pub(super) fn lines(case: &Case) -> Vec<String> {
                 let look = "kubectl get lease,pods -n quell".to_owned();
                 all.push((look, "whether Quell runs, in its namespace (here: quell)"));
             }
-            Why::Differs(_) => {}
+            Why::Differs(_) | Why::StandsBack(_) => {}
         }
     }
     if case.runs.is_empty() {

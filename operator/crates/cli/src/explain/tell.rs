@@ -250,7 +250,7 @@ fn sign(state: StepState) -> char {
     match state {
         StepState::Succeeded | StepState::Undone => '✓',
         StepState::Failed | StepState::NotUndone => '✗',
-        StepState::Skipped => '-',
+        StepState::Skipped | StepState::Cancelled => '-',
         _ => '…',
     }
 }
@@ -259,8 +259,15 @@ fn not_done(case: &Case) -> Vec<String> {
     let mut lines = Vec::new();
     for run in &case.runs {
         for record in objects::status(run).steps {
-            let told =
-                matches!(record.state, StepState::Failed | StepState::Held | StepState::Skipped | StepState::NotUndone);
+            let told = matches!(
+                record.state,
+                StepState::Failed
+                    | StepState::Held
+                    | StepState::Skipped
+                    | StepState::NotUndone
+                    | StepState::Cancelled
+                    | StepState::Waiting
+            );
             if told {
                 let (name, state) = (&record.name, objects::spoken(record.state));
                 lines.push(format!(
@@ -290,6 +297,7 @@ fn others(case: &Case) -> Vec<String> {
         Why::NotReady(problem) => format!("not Ready: {problem}"),
         Why::Differs(difference) => difference.clone(),
         Why::Fails(error) => format!("its match.when failed: {error}"),
+        Why::StandsBack(other) => format!("it matches; {other}, of the same group, was run in its place"),
         Why::Matches => "it matches, and its run has not begun: is Quell running?".to_owned(),
     };
     let judged = others.iter().map(|other| format!("{}: {}", title(&other.reference), one_line(&told(&other.why))));

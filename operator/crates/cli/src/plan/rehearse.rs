@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use kube::{Client, ResourceExt as _};
 use quell_actions::{Context, Mark, Write, Writer};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{Intent, RemediationStatus, StepKind, StepState};
+use quell_crds::v1alpha1::{RemediationStatus, StepKind, StepState};
 use quell_notify::Courier;
-use quell_playbooks::plan::{self, Decision, Run};
+use quell_playbooks::plan::{self, Asked, Decision, Run};
 use quell_playbooks::{Compiled, Outcome, UndoOutcome, World, apply, progress, refresh};
 
 use crate::cluster::Live;
@@ -64,7 +64,7 @@ impl Rehearsal<'_> {
         let mut unknown = BTreeSet::new();
         for _ in 0..MOST_ROUNDS {
             let scope = self.world.step_scope(self.run, &self.compiled.reference.name, &status);
-            let run = Run { steps, status: &status, intent: Intent::Run };
+            let run = Run { steps, status: &status, settings: &self.compiled.settings, asked: Asked::default() };
             let decisions = plan::plan(run, &scope, self.now).decisions;
             if decisions.is_empty() {
                 break;
@@ -117,7 +117,11 @@ impl Rehearsal<'_> {
                 let undone = UndoOutcome::Undone { message: String::new() };
                 progress::settle_revert(&mut status.steps[step], undone, self.run, self.now);
             }
-            Decision::Begin { .. } | Decision::Enter { .. } => apply(status, steps, &decision, self.now),
+            Decision::Begin { .. }
+            | Decision::LetGo { .. }
+            | Decision::Finish { .. }
+            | Decision::Close { .. }
+            | Decision::Enter { .. } => apply(status, steps, &decision, self.now),
         }
     }
 

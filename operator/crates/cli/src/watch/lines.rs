@@ -112,11 +112,9 @@ pub(super) fn of_run(before: Option<&Remediation>, after: &Remediation, now: Dat
             Tone::Plain,
         ));
     }
-    if after.spec.intent == Intent::Undo && before.is_none_or(|before| before.spec.intent == Intent::Run) {
-        // For a run that is seen for the first time nobody can tell when it was.
-        if before.is_some() {
-            lines.push(Line::of_run(after, now, format!("undo of {playbook} was asked for"), Tone::Plain));
-        }
+    // For a run that is seen for the first time nobody can tell when it was.
+    if let Some(before) = before {
+        lines.extend(asked(before, after, now));
     }
     for record in &status.steps {
         let was = old.steps.iter().find(|was| was.name == record.name);
@@ -124,6 +122,15 @@ pub(super) fn of_run(before: Option<&Remediation>, after: &Remediation, now: Dat
         if news && record.state != StepState::Pending {
             lines.push(step(after, record, now));
         }
+    }
+    if status.phase != old.phase && status.phase == Phase::Paused {
+        let told = find(&status.conditions, ConditionType::Complete).map(|one| one.message.clone()).unwrap_or_default();
+        lines.push(Line::of_run(
+            after,
+            status.paused_at.unwrap_or(now),
+            format!("{playbook} is {told}"),
+            Tone::Doubtful,
+        ));
     }
     lines.extend(contained(after, &old, &status));
     if status.phase != old.phase && status.phase.is_final() {
@@ -133,11 +140,29 @@ pub(super) fn of_run(before: Option<&Remediation>, after: &Remediation, now: Dat
         let (word, tone) = match status.phase {
             Phase::Succeeded => ("ended well", Tone::Good),
             Phase::Undone => ("is undone", Tone::Good),
+            Phase::Cancelled => ("is cancelled", Tone::Doubtful),
             _ => ("failed", Tone::Bad),
         };
         lines.push(Line::of_run(after, at, format!("{playbook} {word}: {message}"), tone));
     }
     lines
+}
+
+/// What somebody has asked of a run.
+fn asked(before: &Remediation, after: &Remediation, now: DateTime<Utc>) -> Vec<Line> {
+    let playbook = &after.spec.playbook.name;
+    let mut asked = Vec::new();
+    if before.spec.intent != after.spec.intent {
+        asked.push(match after.spec.intent {
+            Intent::Run => format!("{playbook} was asked to go on"),
+            Intent::Pause => format!("a pause of {playbook} was asked for"),
+            Intent::Cancel => format!("{playbook} was cancelled"),
+            Intent::Undo => format!("undo of {playbook} was asked for"),
+        });
+    }
+    let steps = after.spec.undo_steps.iter().filter(|step| !before.spec.undo_steps.contains(step));
+    asked.extend(steps.map(|step| format!("undo of {step} of {playbook} was asked for")));
+    asked.into_iter().map(|what| Line::of_run(after, now, what, Tone::Plain)).collect()
 }
 
 fn step(run: &Remediation, record: &StepRecord, now: DateTime<Utc>) -> Line {
@@ -161,7 +186,9 @@ fn step(run: &Remediation, record: &StepRecord, now: DateTime<Utc>) -> Line {
     let tone = match record.state {
         StepState::Succeeded | StepState::Undone => Tone::Good,
         StepState::Failed | StepState::NotUndone => Tone::Bad,
-        StepState::Retrying | StepState::Held | StepState::Reverting => Tone::Doubtful,
+        StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Waiting | StepState::Cancelled => {
+            Tone::Doubtful
+        }
         _ => Tone::Plain,
     };
     Line::of_run(run, at.unwrap_or(now), format!("{what}{reason}{message}"), tone)

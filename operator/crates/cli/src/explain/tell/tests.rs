@@ -86,7 +86,9 @@ fn failed_run() -> Remediation {
             ],
             target: finding().spec.target,
             workload: None,
+            settings: quell_crds::v1alpha1::RunSettings::default(),
             intent: quell_crds::v1alpha1::Intent::Run,
+            undo_steps: Vec::new(),
         },
     );
     let mut contained = record("contain", StepState::Succeeded, "Succeeded", "pod shop/web-1 is cut off");

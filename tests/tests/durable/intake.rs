@@ -1,0 +1,149 @@
+//! A signal that was answered with success becomes a Finding, whatever happens to the API server and the operator meanwhile.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{Api, ListParams};
+use quell_tests::fixtures::{PodCarrier as _, pod};
+use quell_tests::operator::NAMESPACE;
+use quell_tests::{Gate, Way, wait};
+use serde_json::Value;
+
+use crate::support::{Bed, DEADLINE, alert, metric, metric_is, spooled};
+
+#[tokio::test]
+async fn signals_outlive_the_api_server_and_the_operator_and_none_is_counted_twice() -> Result<()> {
+    let bed = Bed::new("outage").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    let first = bed.operator(&gate, &spool, &[]).await?;
+    ensure!(!spooled(&bed.alert(&first, "a00").await?), "while the API server answers, nothing is spooled");
+
+    gate.set(Way::Shut);
+    for pod in 1..=20 {
+        ensure!(spooled(&bed.alert(&first, &format!("a{pod:02}")).await?), "alert {pod}");
+    }
+    for pod in ["a00", "a01", "a01", "a01"] {
+        ensure!(spooled(&bed.alert(&first, pod).await?), "the repeat of {pod}");
+    }
+    metric_is(&first, "quell_spool_entries", 24.0).await?;
+    // Dropped: SIGKILL, at once.
+    drop(first);
+
+    gate.set(Way::Open);
+    let second = bed.operator(&gate, &spool, &[]).await?;
+    let expected: Vec<(String, i64)> = (0..=20)
+        .map(|pod| {
+            (
+                format!("a{pod:02}"),
+                match pod {
+                    0 => 2,
+                    1 => 4,
+                    _ => 1,
+                },
+            )
+        })
+        .collect();
+    bed.counts_are(&expected).await?;
+    metric_is(&second, "quell_spool_entries", 0.0).await?;
+    // Whatever waits no longer is delivered no more: the counts stay when the operator starts again.
+    drop(second);
+    let third = bed.operator(&gate, &spool, &[]).await?;
+    ensure!(!spooled(&bed.alert(&third, "a02").await?), "nothing waits any more");
+    let counted: Vec<_> = expected.iter().map(|(pod, count)| (pod.clone(), count + i64::from(pod == "a02"))).collect();
+    bed.counts_are(&counted).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_write_that_hangs_is_answered_from_disk_and_counted_once_whether_it_takes_effect_or_not() -> Result<()> {
+    let bed = Bed::new("slow").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    for name in ["before", "late", "slow"] {
+        bed.namespace.create_object(&pod(name).image("registry.example/app:1")).await?;
+        wait::pod_ready(&bed.namespace.api(), name, DEADLINE).await?;
+    }
+    let first = bed.operator(&gate, &spool, &[]).await?;
+    // So that a connection is there, which the next write goes over.
+    bed.alert(&first, "before").await?;
+
+    gate.set(Way::Held);
+    ensure!(spooled(&bed.alert(&first, "late").await?), "the API server doesn't answer");
+    ensure!(gate.held() > 0, "the write was sent");
+    // Killed while its write is on the way; what is held arrives all the same, after it.
+    drop(first);
+    gate.set(Way::Open);
+    let expected = |late| vec![("before".to_owned(), 1), ("late".to_owned(), late)];
+    bed.counts_are(&expected(1)).await?;
+
+    let second = bed.operator(&gate, &spool, &[]).await?;
+    metric_is(&second, "quell_spool_entries", 0.0).await?;
+    bed.counts_are(&expected(1)).await?;
+    bed.alert(&second, "late").await?;
+    bed.counts_are(&expected(2)).await?;
+
+    // One that goes on and is stored after all leaves the disk.
+    gate.set(Way::Held);
+    ensure!(spooled(&bed.alert(&second, "slow").await?), "the API server doesn't answer");
+    gate.set(Way::Open);
+    bed.counts_are(&[expected(2), vec![("slow".to_owned(), 1)]].concat()).await?;
+    metric_is(&second, "quell_spool_entries", 0.0).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_full_spool_sends_senders_away_and_says_so() -> Result<()> {
+    let bed = Bed::new("full").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    let operator = bed.operator(&gate, &spool, &["--spool-max-bytes", "1048576"]).await?;
+    gate.set(Way::Shut);
+    let mut taken = 0;
+    let refused = loop {
+        let fields: serde_json::Map<String, Value> =
+            (0..16).map(|at| (format!("evt.arg.{at}"), Value::from("x".repeat(900)))).collect();
+        let body = alert(bed.namespace.name(), &format!("p{taken}"), &Value::from(fields));
+        let answer = operator.post("falco", &body).await?;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        ensure!(taken < 1000, "1 MiB holds no 1,000 of these");
+    };
+    assert_eq!((refused.status, refused.retry_after.as_deref()), (503, Some("5")), "{}", refused.body);
+    assert!(
+        refused.body["message"].as_str().is_some_and(|message| message.contains("the spool is full")),
+        "{}",
+        refused.body
+    );
+    assert!(metric(&operator, "quell_spool_failures_total{fault=\"limit\"}").await?.is_some_and(|count| count >= 1.0));
+    let (status, said) = operator.readiness().await?;
+    assert_eq!(status, 503, "{said}");
+    gate.set(Way::Open);
+    metric_is(&operator, "quell_spool_entries", 0.0).await?;
+    assert_eq!(bed.counts().await?.len(), taken, "every one that was answered with success, and no other");
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_be_opened_is_told_of_and_opened_when_it_can_be() -> Result<()> {
+    let bed = Bed::new("disk").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    std::fs::write(&spool, "not a directory")?;
+    let operator = bed.operator(&gate, &spool, &[]).await?;
+    ensure!(!spooled(&bed.alert(&operator, "a").await?), "the API server takes it");
+    let (status, said) = operator.readiness().await?;
+    assert_eq!(status, 200);
+    assert!(said.contains("it is no directory"), "{said}");
+    let events: Api<Event> = Api::namespaced(bed.client.clone(), NAMESPACE);
+    let told = |reason: &'static str| {
+        let events = events.clone();
+        wait::eventually(DEADLINE, reason, async move || {
+            let all = events.list(&ListParams::default()).await?;
+            Ok(all.items.iter().any(|event| event.reason.as_deref() == Some(reason)).then_some(()))
+        })
+    };
+    told("SpoolFailed").await?;
+    std::fs::remove_file(&spool)?;
+    told("SpoolMended").await?;
+    gate.set(Way::Shut);
+    ensure!(spooled(&bed.alert(&operator, "b").await?), "kept now");
+    bed.finish().await
+}

@@ -1,0 +1,6 @@
+//! What survives: signals while the API server is away, and the operator's own end.
+
+mod intake;
+mod leaders;
+mod records;
+mod support;
