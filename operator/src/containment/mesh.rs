@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use quell_actions::quarantine::mesh_policy;
+use quell_isolation::PodRef;
 use serde_json::Value;
 
-use crate::containment::{Containment, Standing};
+use crate::containment::{Containment, Inner, Standing};
 
 /// Namespace and name of such a policy.
 pub type MeshPolicy = (String, String);
@@ -48,8 +49,10 @@ impl Containment {
 
     /// Every policy that a quarantine has was read.
     pub fn mesh_policies_are(&self, all: BTreeMap<MeshPolicy, Value>) {
-        self.inner().mesh.get_or_insert_default().policies = Some(all);
-        self.wake_all();
+        let mut inner = self.inner();
+        inner.mesh.get_or_insert_default().policies = Some(all);
+        let pods: Vec<_> = inner.quarantines.keys().cloned().collect();
+        self.look(&mut inner, &pods);
     }
 
     /// One of them has changed, or is gone.
@@ -62,9 +65,13 @@ impl Containment {
             None => policies.remove(&policy),
         };
         let pods: Vec<_> = inner.quarantines.keys().filter(|pod| pod.namespace == namespace).cloned().collect();
+        self.look(&mut inner, &pods);
+    }
+
+    fn look(&self, inner: &mut Inner, pods: &[PodRef]) {
         for pod in pods {
-            inner.settle(&pod);
-            self.wake_one(&inner, &pod);
+            inner.settle(pod);
+            self.wake_one(inner, pod);
         }
     }
 }

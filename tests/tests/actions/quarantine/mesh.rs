@@ -52,6 +52,10 @@ pub(super) async fn kept(recorder: &Recorder) -> Result<()> {
     let mended = policies.get(&name).await?;
     assert_eq!(json!(mended.spec), full());
     assert_eq!(before(&mended)?["spec"]["action"], "ALLOW");
+    let unmarked = json!({"metadata": {"labels": {names::QUARANTINE_POLICY: null}}});
+    policies.patch(&name, &PatchParams::default(), &Patch::Merge(unmarked)).await?;
+    assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
+    assert_eq!(policies.get(&name).await?.labels()[names::QUARANTINE_POLICY], "full");
     policies.delete(&name, &DeleteParams::default()).await?;
     wait::gone(&policies, &name, DEADLINE).await?;
     assert!(matches!(run.keep(&Quarantine::default(), false).await?, Kept::Restored { .. }));
