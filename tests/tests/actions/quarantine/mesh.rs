@@ -38,6 +38,7 @@ pub(super) async fn kept(recorder: &Recorder) -> Result<()> {
     let there = pod(&stage, &fixtures::pod("shop")).await?;
     let mut run = Run::of(&stage, kind())?.about(&there);
     run.succeed().await?;
+    assert!(!run.record.message.contains("Istio"), "{}", run.record.message);
     let name = policy_name("full");
     let made = policies.get(&name).await?;
     assert_eq!(json!(made.spec), full());

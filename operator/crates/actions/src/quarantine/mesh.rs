@@ -26,7 +26,7 @@ pub const ISTIO: (&str, &str, &str) = ("security.istio.io", "AuthorizationPolicy
 /// Where a receipt says that a mesh has a policy.
 const MESH: &str = "meshPolicy";
 /// The pod is cut off by then. Istio asks a webhook of its own, which may be what doesn't answer; the step's record waits for this.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// After a try that failed, other quarantines of the same profile and namespace do without for this long.
 const AGAIN: Duration = Duration::from_secs(10);
 
