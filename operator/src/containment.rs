@@ -4,9 +4,11 @@
 //! and every policy. Whoever changes one of those wakes the runs whose pods it concerns.
 
 mod answers;
+mod mesh;
 mod standing;
 
 pub use answers::Deviation;
+pub use mesh::MeshPolicy;
 pub use standing::{Standing, standing};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +26,7 @@ use quell_crds::v1alpha1::{Intent, Remediation};
 use quell_isolation::{Model, Pod as Modelled, PodRef, Policy, PolicyKind, PolicyRef};
 use quell_playbooks::contained::Network;
 
+use crate::containment::mesh::Mesh;
 use crate::containment::standing::{given, own_policy};
 use crate::engine::Queue;
 use crate::mirror::Change;
@@ -46,6 +49,8 @@ struct Inner {
     labelled: BTreeMap<PodRef, String>,
     /// Kinds of policies that are served, and whether those that stand were read.
     kinds: BTreeMap<(&'static str, &'static str), bool>,
+    /// What is known of a service mesh; `None` where none is served.
+    mesh: Option<Mesh>,
 }
 
 /// A quarantine that stands.
@@ -262,6 +267,7 @@ impl Inner {
         let labels = given(&held.quarantine.receipt);
         let shown = self.model.pod(pod).is_some_and(|pod| labels.iter().all(|(k, v)| pod.labels.get(k) == Some(v)));
         let stands = self.model.policy(own_policy(&held.quarantine).reference()).is_some();
-        held.settled = shown && stands;
+        let meshed = self.mesh.as_ref().is_none_or(|mesh| mesh.has(&held.quarantine));
+        held.settled = shown && stands && meshed;
     }
 }

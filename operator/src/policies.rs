@@ -1,6 +1,6 @@
 //! Policies of network plugins: followed while the cluster serves them, for what they let through to quarantined pods.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -9,13 +9,15 @@ use kube::api::{Api, DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Client, ResourceExt as _, discovery};
+use quell_actions::quarantine;
+use quell_crds::names;
 use quell_isolation::{Policy, PolicyKind, PolicyRef};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::containment::Containment;
+use crate::containment::{Containment, MeshPolicy};
 
 /// A kind of policy, as a CustomResourceDefinition has it.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -48,6 +50,9 @@ pub const KINDS: &[Served] = &[
     kind("projectcalico.org", "Tier", "tiers"),
 ];
 
+/// Istio's: no part of what lets through, so of these only Quell's own are followed, to be put back.
+const ISTIO: Served = kind(quarantine::ISTIO.0, quarantine::ISTIO.1, quarantine::ISTIO.2);
+
 /// Follows every kind from the moment that it is served to the moment that it isn't any more, until `end`. `told` is told once it is known
 /// which kinds are served, or that it can't be known for now.
 pub async fn follow(client: Client, containment: Arc<Containment>, told: oneshot::Sender<()>, end: CancellationToken) {
@@ -64,11 +69,20 @@ pub async fn follow(client: Client, containment: Arc<Containment>, told: oneshot
             Ok(Some(Event::InitApply(definition) | Event::Apply(definition))) => {
                 let Some(kind) = of(&definition.name_any()) else { continue };
                 listed.insert(kind);
-                containment.is_served(kind);
+                if *kind == ISTIO {
+                    containment.istio_is_served();
+                } else {
+                    containment.is_served(kind);
+                }
                 // A definition that was just created isn't served at once, and changes again when it is.
                 if open.get(kind).is_none_or(AbortHandle::is_finished) {
-                    let followed = one(client.clone(), kind, containment.clone());
-                    open.insert(kind, tokio::spawn(followed).abort_handle());
+                    let (client, containment) = (client.clone(), containment.clone());
+                    let task = if *kind == ISTIO {
+                        tokio::spawn(own_of_istio(client, containment))
+                    } else {
+                        tokio::spawn(one(client, kind, containment))
+                    };
+                    open.insert(kind, task.abort_handle());
                 }
             }
             Ok(Some(Event::Delete(definition))) => {
@@ -103,14 +117,50 @@ fn tell(told: &mut Option<oneshot::Sender<()>>) {
 
 fn of(definition: &str) -> Option<&'static Served> {
     let (plural, group) = definition.split_once('.')?;
-    KINDS.iter().find(|kind| (kind.plural, kind.group) == (plural, group))
+    KINDS.iter().chain([&ISTIO]).find(|kind| (kind.plural, kind.group) == (plural, group))
 }
 
 fn gone(kind: &'static Served, open: &mut HashMap<&'static Served, AbortHandle>, containment: &Containment) {
     if let Some(task) = open.remove(kind) {
         task.abort();
     }
-    containment.is_served_no_more(kind);
+    if *kind == ISTIO {
+        containment.istio_is_served_no_more();
+    } else {
+        containment.is_served_no_more(kind);
+    }
+}
+
+/// Follows the policies of Istio's kind that quarantines have, until the kind isn't served any more.
+async fn own_of_istio(client: Client, containment: Arc<Containment>) {
+    let resource = match discovery::group(&client, ISTIO.group).await.map(|group| group.recommended_kind(ISTIO.kind)) {
+        Ok(Some((resource, _))) => resource,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::info!(kind = ISTIO.kind, %error, "not served yet");
+            return;
+        }
+    };
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let stream = watch(api, watcher::Config::default().labels(names::QUARANTINE_POLICY)).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut listed: BTreeMap<MeshPolicy, Value> = BTreeMap::new();
+    let key = |object: &DynamicObject| (object.namespace().unwrap_or_default(), object.name_any());
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(mut object)) => {
+                listed.insert(key(&object), object.data["spec"].take());
+            }
+            Ok(Event::InitDone) => containment.mesh_policies_are(std::mem::take(&mut listed)),
+            Ok(Event::Apply(mut object)) => {
+                let spec = object.data["spec"].take();
+                containment.mesh_policy_is(key(&object), Some(spec));
+            }
+            Ok(Event::Delete(object)) => containment.mesh_policy_is(key(&object), None),
+            Err(error) => tracing::warn!(kind = ISTIO.kind, %error, "policies can't be followed; tried again"),
+        }
+    }
 }
 
 async fn one(client: Client, kind: &'static Served, containment: Arc<Containment>) {

@@ -134,6 +134,12 @@ pub const OWN: &[Need] = &[
         "what they let through to quarantined pods, where they are served",
     ),
     cluster(
+        "security.istio.io",
+        &["authorizationpolicies"],
+        FOLLOW,
+        "those that quarantines have, where they are served",
+    ),
+    cluster(
         "projectcalico.org",
         &["globalnetworkpolicies", "networkpolicies", "tiers"],
         FOLLOW,

@@ -19,6 +19,11 @@ pub fn cluster() -> Result<CustomResourceDefinition> {
     kind("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies", "Cluster")
 }
 
+/// `security.istio.io/v1` AuthorizationPolicy.
+pub fn istio() -> Result<CustomResourceDefinition> {
+    kind("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies", "Namespaced")
+}
+
 /// `argoproj.io/v1alpha1` Rollout.
 pub fn rollout() -> Result<CustomResourceDefinition> {
     kind("argoproj.io", "v1alpha1", "Rollout", "rollouts", "Namespaced")

@@ -22,6 +22,10 @@ impl Cluster for Caches {
         self.containment.deny_kinds()
     }
 
+    fn serves_istio(&self) -> bool {
+        self.containment.serves_istio()
+    }
+
     fn affected(&self) -> Affected {
         let mut affected = Affected::default();
         for finding in self.findings.state() {

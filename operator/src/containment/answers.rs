@@ -118,8 +118,9 @@ impl Containment {
         let inner = self.inner();
         let stand_on = [Some(own_policy(quarantine)), own_deny_policy(quarantine)];
         let policy = stand_on.iter().flatten().any(|own| inner.model.policy(own.reference()) != Some(own));
+        let mesh = inner.mesh.as_ref().is_some_and(|mesh| !mesh.has(quarantine));
         drop(inner);
-        if lost || back || policy || (open && added) { Deviation::Changed { open } } else { Deviation::None }
+        if lost || back || policy || mesh || (open && added) { Deviation::Changed { open } } else { Deviation::None }
     }
 
     /// Whether a pod of the namespace is under the quarantine of that profile.

@@ -3,6 +3,7 @@
 mod denies;
 mod host_network;
 mod kept;
+mod mesh;
 mod others;
 mod owner;
 
@@ -314,7 +315,7 @@ async fn a_rehearsal_says_what_it_would_write_and_writes_nothing() -> Result<()>
 #[tokio::test]
 async fn every_right_that_it_declares_is_used() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder))?;
+    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder), mesh::kept(&recorder))?;
     assert_all_rights_used(&kind(), &recorder);
     Ok(())
 }

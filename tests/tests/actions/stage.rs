@@ -269,6 +269,8 @@ pub struct Known {
     policies: StandingPolicies,
     /// Kinds of policies that deny whatever others allow.
     pub deny_kinds: BTreeSet<DenyKind>,
+    /// Istio's AuthorizationPolicy is served.
+    pub serves_istio: bool,
     affected: Mutex<Affected>,
     digests: Mutex<HashMap<String, String>>,
     channels: Mutex<HashMap<String, ChannelKind>>,
@@ -317,6 +319,10 @@ impl Cluster for Known {
 
     fn deny_kinds(&self) -> BTreeSet<DenyKind> {
         self.deny_kinds.clone()
+    }
+
+    fn serves_istio(&self) -> bool {
+        self.serves_istio
     }
 
     fn affected(&self) -> Affected {

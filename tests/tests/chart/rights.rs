@@ -38,9 +38,10 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
     ("events.k8s.io", "events", "patch", "only the same Event again, within minutes, is a patch"),
 ];
 
-/// Groups of network plugins, which aren't served here, so there is nothing to follow. With kinds of some of them Quell is tried by the
+/// Groups of network plugins and service meshes, which aren't served here, so there is nothing to follow. With kinds of some of them Quell is tried by the
 /// end-to-end test `denies`, and with all of Calico's and Cilium's by `cargo packets`.
-const NOT_SERVED: &[&str] = &["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io", "projectcalico.org"];
+const NOT_SERVED: &[&str] =
+    &["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io", "projectcalico.org", "security.istio.io"];
 
 /// What Kubernetes allows everybody who is somebody.
 const EVERYBODYS: &[(&str, &str, &str)] = &[];

@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
+use quell_actions::quarantine::{AuthorizationPolicy, FULL, policy_name};
 use quell_crds::conditions::ConditionType;
 use quell_crds::v1alpha1::{ClusterPlaybook, Finding, Source};
 use quell_tests::fixtures::{PodCarrier as _, pod};
@@ -20,7 +22,7 @@ use crate::support::{DEADLINE, any_falco, apply, condition, falco, quarantine};
 async fn what_a_policy_allows_to_all_pods_is_denied_to_quarantined_ones_by_a_kind_that_can() -> Result<()> {
     let control_plane = ControlPlane::start(Options::default()).await?;
     quell_tests::operator::prepare(&control_plane).await?;
-    crds::install_these(&control_plane, vec![policy_kinds::calico()?]).await?;
+    crds::install_these(&control_plane, vec![policy_kinds::calico()?, policy_kinds::istio()?]).await?;
     let client = control_plane.client().await?;
     apply(&Api::<Source>::all(client.clone()), "Source", "falco", &source_spec("falco")).await?;
     let playbook = json!({ "match": any_falco(), "steps": quarantine() });
@@ -44,6 +46,13 @@ async fn what_a_policy_allows_to_all_pods_is_denied_to_quarantined_ones_by_a_kin
         }
     };
     wait::until_present(&findings, &name, "contained", DEADLINE, is("True")).await?;
+
+    // A mesh's policy stands beside it, and comes back where somebody deletes it.
+    let mesh: Api<AuthorizationPolicy> = namespace.api();
+    let policy = policy_name(FULL);
+    let made = wait::until_present(&mesh, &policy, "there", DEADLINE, |_| true).await?;
+    mesh.delete(&policy, &DeleteParams::default()).await?;
+    wait::until_present(&mesh, &policy, "there again", DEADLINE, |there| there.uid() != made.uid()).await?;
 
     // The kind goes, and its policies with it: what the other allows is open again, and told.
     let definitions: Api<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> =

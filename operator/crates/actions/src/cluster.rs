@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, Workload};
 use quell_playbooks::PodFacts;
@@ -15,6 +16,8 @@ pub trait Cluster: Send + Sync {
     fn policies(&self) -> &StandingPolicies;
     /// The kinds of policies that deny whatever others allow, and that this cluster serves.
     fn deny_kinds(&self) -> BTreeSet<DenyKind>;
+    /// Whether this cluster serves Istio's AuthorizationPolicy.
+    fn serves_istio(&self) -> bool;
     /// Images that open Findings name.
     fn affected(&self) -> Affected;
     /// Digests that containers with one of these image references run, or ran, as far as pods tell.
@@ -63,6 +66,7 @@ pub struct StandingPolicies {
 struct Standing {
     profile: Profile,
     stands: Arc<tokio::sync::Mutex<Stands>>,
+    mesh: Arc<tokio::sync::Mutex<Mesh>>,
 }
 
 /// What stands of a quarantine's policies in a namespace.
@@ -74,18 +78,45 @@ pub struct Stands {
     pub deny: Option<DenyKind>,
 }
 
+/// What is known of a service mesh's policy beside a quarantine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mesh {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It stands.
+    Stands,
+    /// It could not be written.
+    Failed {
+        /// When.
+        at: Instant,
+        /// Why, for people.
+        why: String,
+    },
+}
+
 impl StandingPolicies {
     /// Whether the policy of a profile stands in a namespace; held, it keeps others waiting until it does.
     #[must_use]
     pub fn of(&self, namespace: &str, profile: &Profile) -> Arc<tokio::sync::Mutex<Stands>> {
+        self.entry(namespace, profile, |standing| standing.stands.clone())
+    }
+
+    /// Whether the policy of a service mesh stands beside it. A lock of its own: no pod waits for a mesh before it is cut off.
+    #[must_use]
+    pub fn mesh_of(&self, namespace: &str, profile: &Profile) -> Arc<tokio::sync::Mutex<Mesh>> {
+        self.entry(namespace, profile, |standing| standing.mesh.clone())
+    }
+
+    fn entry<T: Default>(&self, namespace: &str, profile: &Profile, of: impl FnOnce(&Standing) -> T) -> T {
         let key = (namespace.to_owned(), profile.name().to_owned());
         match self.all.lock() {
             Ok(mut all) => {
-                let new = || Standing { profile: profile.clone(), stands: Arc::default() };
-                all.entry(key).or_insert_with(new).stands.clone()
+                let new = || Standing { profile: profile.clone(), stands: Arc::default(), mesh: Arc::default() };
+                of(all.entry(key).or_insert_with(new))
             }
             // A panic elsewhere costs a request here, no more.
-            Err(_) => Arc::default(),
+            Err(_) => T::default(),
         }
     }
 

@@ -24,7 +24,7 @@ mod wait;
 mod workloads;
 pub mod write;
 
-pub use cluster::{Cluster, Probing, Severing, StandingPolicies, Stands};
+pub use cluster::{Cluster, Mesh, Probing, Severing, StandingPolicies, Stands};
 pub use context::Context;
 pub use error::ActionError;
 pub use mark::Mark;

@@ -7,6 +7,7 @@
 mod deny;
 mod host_network;
 mod keep;
+mod mesh;
 mod others;
 mod owner;
 mod pod;
@@ -17,6 +18,7 @@ mod profile;
 pub use deny::{DenyKind, as_object as deny_policy};
 pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
 pub use keep::{Kept, keep};
+pub use mesh::{AuthorizationPolicy, ISTIO, mesh_policy};
 pub use others::would_be as others;
 pub use owner::PAUSING;
 pub use pod::released_by;
@@ -52,6 +54,9 @@ pub const RIGHTS: &[Right] = &[
     Right::new("networking.k8s.io", "networkpolicies", "create"),
     Right::new("networking.k8s.io", "networkpolicies", "get"),
     Right::new("networking.k8s.io", "networkpolicies", "patch"),
+    Right::new("security.istio.io", "authorizationpolicies", "create"),
+    Right::new("security.istio.io", "authorizationpolicies", "get"),
+    Right::new("security.istio.io", "authorizationpolicies", "patch"),
     Right::new("", "pods", "get"),
     Right::new("", "pods", "patch"),
 ];
@@ -119,11 +124,13 @@ pub async fn perform(parameters: &Quarantine, cx: &Context<'_>) -> Result<Progre
             let name = format!("{}/{}", pod.namespace, pod.name);
             Ok(Progress::done(format!("pod {name} was cut off already, by {other}; undo that one to lift it"), None))
         }
-        Became::CutOff(was, receipt) => {
+        Became::CutOff(was, mut receipt) => {
+            let meshed = mesh::ensure(parameters, &was.namespace, cx).await;
+            meshed.note(&mut receipt);
             let lacks = if wanted.deny.is_some() && stands.deny.is_none() { LACKS_DENY } else { "" };
             let above = Above::of(was.controller.as_ref(), cx.world.workload.as_ref());
             let unprobed = probe::rehearse(parameters, &was, cx).await.unwrap_or_default();
-            let message = format!("{}{lacks}{unprobed}", said(&was, &above, parameters.owner()));
+            let message = format!("{}{lacks}{}{unprobed}", said(&was, &above, parameters.owner()), meshed.said());
             if others.is_none() && above.lowered(parameters.owner()).is_none() {
                 return Ok(Progress::done(message, Some(receipt)));
             }
@@ -162,7 +169,9 @@ async fn further(
     let mut told = vec![message.to_owned()];
     told.extend(ended.told.iter().cloned());
     for (other, _) in &ended.cut {
-        add(&mut receipt, other.clone().into());
+        let mut other = other.clone();
+        mesh::note_like(&receipt, &mut other);
+        add(&mut receipt, other.into());
     }
     let own = Above::of(pod::controller(&receipt).as_ref(), cx.world.workload.as_ref());
     let first = Receipt { also: Vec::new(), ..receipt.clone() };

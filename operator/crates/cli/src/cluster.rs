@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _, discovery};
 use quell_actions::pods::{runs_as, with_same_digest};
-use quell_actions::quarantine::{DenyKind, Profile, facts as pod_facts};
+use quell_actions::quarantine::{DenyKind, ISTIO, Profile, facts as pod_facts};
 use quell_actions::{Cluster, Probing, Severing, StandingPolicies};
 use quell_crds::v1alpha1::step::Others;
 use quell_crds::v1alpha1::{Channel, ChannelKind, ClusterChannel, Finding, PlaybookKind, StepKind, Workload};
@@ -30,6 +30,7 @@ pub type Channels = BTreeMap<(PlaybookKind, String), ChannelKind>;
 pub struct Live {
     policies: StandingPolicies,
     deny_kinds: BTreeSet<DenyKind>,
+    serves_istio: bool,
     channels: Channels,
     affected: Affected,
     /// Image references that containers run, and their digests.
@@ -62,8 +63,8 @@ impl Live {
             let policy = ask(format!("reading NetworkPolicy {namespace}/{name}"), api.get_opt(&name)).await?;
             policies.seen(namespace, &profile, || policy.is_some_and(|policy| profile.is_said_by(&policy))).await;
         }
-        let deny_kinds =
-            if has(|kind| matches!(kind, StepKind::Quarantine(_))) { served(client).await } else { BTreeSet::new() };
+        let quarantines = has(|kind| matches!(kind, StepKind::Quarantine(_)));
+        let (deny_kinds, serves_istio) = if quarantines { served(client).await } else { (BTreeSet::new(), false) };
         if has(|kind| matches!(kind, StepKind::Notify(_))) {
             read_channels(client, playbook.reference.kind, namespace, &mut channels).await?;
         }
@@ -95,6 +96,7 @@ impl Live {
         Ok(Self {
             policies,
             deny_kinds,
+            serves_istio,
             channels,
             affected,
             running,
@@ -108,11 +110,14 @@ impl Live {
 }
 
 /// What can't be asked counts as not served.
-async fn served(client: &Client) -> BTreeSet<DenyKind> {
-    let groups = ["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io"];
+async fn served(client: &Client) -> (BTreeSet<DenyKind>, bool) {
+    let groups = ["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io", ISTIO.0];
     let found = join_all(groups.map(|group| discovery::group(client, group))).await;
-    let resources = found.iter().flatten().flat_map(discovery::ApiGroup::recommended_resources);
-    resources.filter_map(|(resource, _)| DenyKind::of(&resource.group, &resource.kind)).collect()
+    let resources: Vec<_> = found.iter().flatten().flat_map(discovery::ApiGroup::recommended_resources).collect();
+    let deny = resources.iter().filter_map(|(resource, _)| DenyKind::of(&resource.group, &resource.kind)).collect();
+    let istio =
+        resources.iter().any(|(resource, _)| (resource.group.as_str(), resource.kind.as_str()) == (ISTIO.0, ISTIO.1));
+    (deny, istio)
 }
 
 /// How the operator was told to sever connections.
@@ -192,6 +197,10 @@ impl Cluster for Live {
 
     fn deny_kinds(&self) -> BTreeSet<DenyKind> {
         self.deny_kinds.clone()
+    }
+
+    fn serves_istio(&self) -> bool {
+        self.serves_istio
     }
 
     fn affected(&self) -> Affected {

@@ -14,7 +14,7 @@ use quell_tests::fixtures::{self, APP, PodCarrier as _};
 use quell_tests::wait::{self, DEADLINE};
 use serde_json::json;
 
-use super::{denies, mended, pod, stage, twice};
+use super::{denies, mended, mesh, pod, stage, twice};
 use crate::run::Run;
 use crate::stage::{Stage, assert_all_rights_used, marks, written};
 
@@ -78,7 +78,13 @@ async fn cordoned(recorder: &Recorder) -> Result<()> {
 #[tokio::test]
 async fn its_node_is_cordoned_where_the_step_says_so_and_undo_uncordons_it() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder), cordoned(&recorder))?;
+    tokio::try_join!(
+        twice(&recorder),
+        mended(&recorder),
+        denies::denied(&recorder),
+        mesh::kept(&recorder),
+        cordoned(&recorder)
+    )?;
     assert_all_rights_used(&kind(HostNetwork::Cordon), &recorder);
     Ok(())
 }
@@ -115,7 +121,13 @@ async fn terminated(recorder: &Recorder) -> Result<()> {
 #[tokio::test]
 async fn it_is_ended_where_the_step_says_so_even_against_a_disruption_budget() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder), terminated(&recorder))?;
+    tokio::try_join!(
+        twice(&recorder),
+        mended(&recorder),
+        denies::denied(&recorder),
+        mesh::kept(&recorder),
+        terminated(&recorder)
+    )?;
     assert_all_rights_used(&kind(HostNetwork::Terminate), &recorder);
     Ok(())
 }

@@ -19,7 +19,7 @@ use quell_tests::{ControlPlane, Recorder, policy_kinds};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{denies, mended, pod, twice};
+use super::{denies, mended, mesh, pod, twice};
 use crate::run::Run;
 use crate::stage::{Stage, assert_all_rights_used};
 
@@ -230,7 +230,7 @@ async fn paused_job(recorder: &Recorder) -> Result<()> {
 #[tokio::test]
 async fn replica_sets_rollouts_and_jobs_are_paused_by_one_and_every_right_is_used() -> Result<()> {
     let recorder = Recorder::new();
-    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder))?;
+    tokio::try_join!(twice(&recorder), mended(&recorder), denies::denied(&recorder), mesh::kept(&recorder))?;
     tokio::try_join!(
         paused_deployment(&recorder),
         paused_replica_set(&recorder),

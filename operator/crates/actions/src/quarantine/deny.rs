@@ -15,6 +15,7 @@ use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::{CustomResource, Resource, ResourceExt as _};
 use quell_crds::conditions::Reason;
+use quell_crds::names;
 use quell_crds::v1alpha1::PlaybookKind;
 use quell_crds::v1alpha1::step::{Method, Quarantine};
 use serde::de::DeserializeOwned;
@@ -143,12 +144,18 @@ pub(super) async fn ensure(
     }
 }
 
-fn in_namespace<K: Resource<Scope = NamespaceResourceScope>>(mut object: K, namespace: &str) -> K {
+pub(super) fn in_namespace<K: Resource<Scope = NamespaceResourceScope>>(mut object: K, namespace: &str) -> K {
     object.meta_mut().namespace = Some(namespace.to_owned());
     object
 }
 
-async fn stand<K>(cx: &Context<'_>, api: &Api<K>, mut wanted: K, profile: &Profile) -> Result<bool, ActionError>
+/// The same for any kind whose `spec` is kept as it is written.
+pub(super) async fn stand<K>(
+    cx: &Context<'_>,
+    api: &Api<K>,
+    mut wanted: K,
+    profile: &Profile,
+) -> Result<bool, ActionError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
@@ -161,7 +168,9 @@ where
         }
         // Gone again already: create it again.
         let Some(there) = cx.writer.get(api, &namespace, &name).await? else { continue };
-        if spec(&there) == spec(&wanted) {
+        // By this label the guards know it, and whoever follows it.
+        let is_known = there.labels().get(names::QUARANTINE_POLICY).map(String::as_str) == Some(profile.name());
+        if is_known && spec(&there) == spec(&wanted) {
             return Ok(false);
         }
         if mend(cx, api, &there, &wanted, profile).await? {

@@ -12,6 +12,7 @@ use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::Quarantine;
 use serde_json::{Map, Value, json};
 
+use super::mesh::{self, Meshed};
 use super::policy::Wanted;
 use super::profile::Profile;
 use super::{LOOKS, denied_by, facts, policy};
@@ -35,6 +36,9 @@ pub enum Kept {
     },
 }
 
+/// A policy doesn't say who wrote it last.
+const CHANGER: &str = "whoever changed the policy";
+
 /// Looks at the policy and at the pod itself, and puts back what isn't as the step left it. The record's receipt is believed, never what
 /// the pod says of itself. A label that somebody has added stays, as long as it wasn't the pod's before, and as nothing is `open`.
 pub async fn keep(
@@ -45,6 +49,23 @@ pub async fn keep(
 ) -> Result<Kept, ActionError> {
     let wanted = Wanted { parameters, profile: Profile::of(parameters), deny: denied_by(receipt) };
     let policy_changed = policy::ensure_afresh(cx, &receipt.namespace, &wanted).await?.changed;
+    let kept = labels_and_mark(receipt, open, policy_changed, cx).await?;
+    // After what closes: it is no part of containment, and what it can't have is told by the step.
+    let meshed = mesh::ensure_afresh(parameters, receipt, cx).await;
+    Ok(match kept {
+        Kept::Stands if meshed == Meshed::Stands(true) => {
+            Kept::Restored { what: "its policy of Istio's".to_owned(), by: CHANGER.to_owned() }
+        }
+        kept => kept,
+    })
+}
+
+async fn labels_and_mark(
+    receipt: &Receipt,
+    open: bool,
+    policy_changed: bool,
+    cx: &Context<'_>,
+) -> Result<Kept, ActionError> {
     let (given, own) = (labels(&receipt.after), labels(&receipt.before));
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), &receipt.namespace);
     for _ in 0..LOOKS {
@@ -58,8 +79,9 @@ pub async fn keep(
         }
         let mut what = if policy_changed { vec!["its policy".to_owned()] } else { Vec::new() };
         what.extend(differences(&labels, &there.labels));
-        if there.labels == labels && cx.mark.is_on(there.annotations.as_ref()) {
-            let by = "whoever changed the policy".to_owned();
+        let annotations = there.annotations.as_ref();
+        if there.labels == labels && cx.mark.is_on(annotations) {
+            let by = CHANGER.to_owned();
             return Ok(if policy_changed { Kept::Restored { what: what.join(", "), by } } else { Kept::Stands });
         }
         let mut operations = vec![
@@ -67,7 +89,7 @@ pub async fn keep(
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": pod.metadata.resource_version}),
             json!({"op": "add", "path": "/metadata/labels", "value": labels}),
         ];
-        operations.extend(annotate(there.annotations.as_ref(), &cx.mark.annotations_with(&receipt.before)));
+        operations.extend(annotate(annotations, &cx.mark.annotations_with(&receipt.before)));
         match cx.writer.patch_unread(&api, &receipt.namespace, &receipt.name, operations).await {
             Ok(Patched::Changed(_)) => return Ok(Kept::Restored { what: what.join(", "), by: last_writer(&pod) }),
             Ok(Patched::Precondition) => {}
