@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::policies;
 use crate::probes::{self, Readiness};
+use crate::reviews::{self, Reviews};
 use crate::settings::Settings;
 use crate::suppressions::{self, Suppressions};
 
@@ -123,8 +124,9 @@ async fn run_until(
         findings: queues.findings.0.clone(),
         runs: queues.runs.0.clone(),
         namespaces: queues.namespaces.0.clone(),
-        declared,
+        declared: declared.clone(),
     };
+    let declare = declared;
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
     let caches = Arc::new(Caches::keep(&client, settings, &mirrors, &told));
     tokio::select! {
@@ -151,12 +153,18 @@ async fn run_until(
         client.clone(),
         Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
     );
+    let identities = Arc::new(Identities::new(config, client.clone()));
+    let severing = settings.severing().map(|severing| severing.namespace);
+    let reviews = Arc::new(Reviews::new(identities.clone(), lanes.clone(), &settings.namespace, severing));
+    library.heed(reviews.clone());
     let declared = Arc::new(Declared {
         client: client.clone(),
         caches: caches.clone(),
         library: library.clone(),
         recorder: recorder.clone(),
         guardrails: watched.clone(),
+        reviews,
+        declared: declare,
     });
     tasks.spawn(keep_up(
         noticed,
@@ -172,7 +180,7 @@ async fn run_until(
     let bell = Bell::new(courier.clone(), caches.clone());
     let engine = Arc::new(Engine {
         client: client.clone(),
-        identities: Identities::new(config, client.clone()),
+        identities,
         caches,
         library,
         lanes,
@@ -299,11 +307,14 @@ async fn lead(
 }
 
 async fn keep_library_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
+    let mut again = reviews::AGAIN;
     loop {
         tokio::select! {
-            () = changed.library.notified() => declared.report_library().await,
+            () = changed.library.notified() => {}
+            () = tokio::time::sleep(again) => {}
             () = end.cancelled() => return,
         }
+        again = declared.report_library().await;
     }
 }
 

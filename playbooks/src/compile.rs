@@ -8,7 +8,7 @@ use kube::core::Selector as LabelMatcher;
 use quell_crds::conditions::Reason;
 use quell_crds::time;
 use quell_crds::v1alpha1::{
-    ClusterPlaybook, Match, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector,
+    ClusterPlaybook, Match, Mode, NamespaceNames, Playbook, PlaybookKind, PlaybookReference, PlaybookStatus, Selector,
     SelectorOperator, Step, StepKind,
 };
 use thiserror::Error;
@@ -30,6 +30,8 @@ pub struct Draft {
     pub namespaces: NamespaceNames,
     /// What is done.
     pub steps: Vec<Step>,
+    /// Whether it acts.
+    pub mode: Mode,
     /// Since when it is as it is now; Findings last reported before are left alone.
     pub effective_since: DateTime<Utc>,
 }
@@ -59,11 +61,13 @@ impl Draft {
                 uid: metadata.uid.clone().unwrap_or_default(),
                 generation: metadata.generation.unwrap_or_default(),
                 service_account_name: account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+                service_account_namespace: String::new(),
             },
             namespace: metadata.namespace.clone().unwrap_or_default(),
             matcher: playbook.spec.r#match.clone(),
             namespaces: NamespaceNames::default(),
             steps: playbook.spec.steps.clone(),
+            mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -72,18 +76,21 @@ impl Draft {
     #[must_use]
     pub fn of_cluster_playbook(playbook: &ClusterPlaybook, now: DateTime<Utc>) -> Self {
         let metadata = &playbook.metadata;
+        let account = playbook.spec.service_account.clone().unwrap_or_default();
         Self {
             reference: PlaybookReference {
                 kind: PlaybookKind::ClusterPlaybook,
                 name: metadata.name.clone().unwrap_or_default(),
                 uid: metadata.uid.clone().unwrap_or_default(),
                 generation: metadata.generation.unwrap_or_default(),
-                service_account_name: String::new(),
+                service_account_name: account.name,
+                service_account_namespace: account.namespace,
             },
             namespace: String::new(),
             matcher: playbook.spec.r#match.clone(),
             namespaces: playbook.spec.namespaces.clone().unwrap_or_default(),
             steps: playbook.spec.steps.clone(),
+            mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -111,6 +118,8 @@ pub struct Compiled {
     pub when: Option<Expression>,
     /// The steps.
     pub steps: Vec<CompiledStep>,
+    /// Whether it acts.
+    pub mode: Mode,
     /// Since when it is as it is now.
     pub effective_since: DateTime<Utc>,
 }
@@ -161,6 +170,7 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         target_labels: selector(matcher.target_labels.as_ref(), "spec.match.targetLabels")?,
         when,
         steps,
+        mode: draft.mode,
         effective_since: draft.effective_since,
     })
 }

@@ -27,12 +27,12 @@ pub use guardrail::{
 };
 pub use image_block::{BlockedFor, ImageBlock, ImageBlockSpec};
 pub use playbook::{
-    ClusterPlaybook, ClusterPlaybookSpec, Match, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus, Selector,
-    SelectorOperator, SelectorRequirement,
+    ClusterPlaybook, ClusterPlaybookSpec, Match, Mode, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus,
+    Selector, SelectorOperator, SelectorRequirement, ServiceAccountReference,
 };
 pub use remediation::{
-    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, Remediation, RemediationSpec,
-    RemediationStatus, StepRecord, StepState,
+    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, Receipt, RehearsedWrite, Remediation,
+    RemediationSpec, RemediationStatus, StepRecord, StepState,
 };
 pub use severity::Severity;
 pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};

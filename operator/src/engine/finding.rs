@@ -10,7 +10,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{
-    Finding, FindingReference, Intent, Remediation, RemediationSpec, RemediationStatus, RunReference, Target,
+    Finding, FindingReference, Intent, Mode, Remediation, RemediationSpec, RemediationStatus, RunReference, Target,
 };
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
@@ -114,10 +114,12 @@ pub async fn contain_at_once(engine: &Engine, finding: &Finding) {
 
 /// Contains first: what cuts the threat off carries its own record, so the record of the run can wait until it is done.
 async fn begin(engine: &Engine, world: &World, playbook: &Compiled, seen: Instant) -> Result<(), EngineError> {
-    let run = new_run(engine, world, playbook);
+    let mut run = new_run(engine, world, playbook);
     let live = engine.runs.of(&run.namespace().unwrap_or_default(), &run.name_any());
     let mut live = live.lock().await;
     take_up(engine, world, playbook, &run, &mut live, seen).await?;
+    // What was contained when the signal came was contained, whatever was turned since.
+    run.spec.mode = live.mode.unwrap_or(run.spec.mode);
     live.finding = Some(world.finding.clone());
     record(engine, &run).await
 }
@@ -133,7 +135,10 @@ async fn take_up(
 ) -> Result<(), EngineError> {
     if live.status.is_none() {
         let mut status = plan::prepare(&playbook.steps, None, Utc::now());
-        contain(engine, world, playbook, run, &mut status, seen).await?;
+        if run.spec.mode == Mode::Enforce {
+            contain(engine, world, playbook, run, &mut status, seen).await?;
+        }
+        live.mode = Some(run.spec.mode);
         live.steps = Arc::new(playbook.steps.clone());
         live.status = Some(status);
     }
@@ -219,6 +224,7 @@ fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
             steps: playbook.steps.iter().map(|step| step.step.clone()).collect(),
             target: target(world),
             workload: world.workload.clone(),
+            mode: if engine.permits.known().guardrails.learn() { Mode::DryRun } else { playbook.mode },
             intent: Intent::Run,
         },
         status: None,

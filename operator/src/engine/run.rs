@@ -12,7 +12,9 @@ use kube::runtime::reflector::ObjectRef;
 use quell_actions::{Context, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Finding, FindingSpec, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState};
+use quell_crds::v1alpha1::{
+    Finding, FindingSpec, Intent, Mode, Phase, Remediation, RemediationStatus, StepKind, StepState,
+};
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
@@ -20,7 +22,7 @@ use quell_playbooks::plan::{self, Decision, Run};
 use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
 use crate::engine::queue::Look;
-use crate::engine::{Engine, EngineError, Live, Stage, held, kept, status, told};
+use crate::engine::{Engine, EngineError, Live, Stage, dry, held, kept, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
@@ -39,6 +41,17 @@ pub async fn pass(engine: Arc<Engine>, run: Arc<Remediation>) -> Result<Look, En
     resume(&mut live, &run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
+    if run.spec.mode == Mode::DryRun && run.spec.intent == Intent::Run {
+        if !status.phase.is_final() {
+            status = dry::rehearse(&engine, &mut live, &run, status).await?;
+        }
+        report(&engine, &mut live, &run, &mut status).await?;
+        drop(live);
+        if run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final()) {
+            engine.runs.forget(&namespace, &name);
+        }
+        return Ok(Look::OnChange);
+    }
     let (mut looked, mut begun) = (HashSet::new(), HashSet::new());
     let wake_at = loop {
         let world = observe(&engine, &mut live, &run);
@@ -96,7 +109,11 @@ fn genuine(engine: &Engine, run: &Remediation) -> bool {
     let named = |before| names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.name, before);
     let steps = run.spec.steps.as_slice();
     (0..MOST_RUNS).any(|before| named(before) == run.name_any())
-        && engine.library.entries().iter().any(|entry| entry.draft.reference == *playbook && entry.draft.steps == steps)
+        && engine.library.entries().iter().any(|entry| {
+            entry.draft.reference == *playbook
+                && entry.draft.steps == steps
+                && (entry.draft.mode == run.spec.mode || run.spec.mode == Mode::DryRun)
+        })
 }
 
 /// A run that can't be told to be Quell's own is recorded as refused, and nothing of it is done.

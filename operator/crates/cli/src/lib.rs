@@ -4,7 +4,6 @@
 
 mod client;
 mod cluster;
-mod diff;
 mod error;
 mod explain;
 mod facts;
