@@ -52,6 +52,8 @@ pub enum Reason {
     ChannelUnknown,
     /// A parameter of a step can't be used as it is.
     ParameterInvalid,
+    /// The service account that the playbook acts as lacks rights that its steps need.
+    RightsMissing,
     /// A Secret, or the key in it, doesn't exist.
     SecretMissing,
     /// The kind that a Source watches isn't served by this cluster.
@@ -185,9 +187,14 @@ pub enum Reason {
     /// Its time is over.
     Expired,
 
+    /// It was a dry run: nothing was changed.
+    DryRun,
+
     // Guardrails.
     /// The stop switch is on.
     Stopped,
+    /// A Guardrail has all playbooks learn: what was to act doesn't.
+    Learning,
     /// The object is protected.
     Protected,
     /// As much was done in this time as may be.

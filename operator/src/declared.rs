@@ -1,6 +1,7 @@
 //! Statuses of what people declare: playbooks, channels and Sources. Written by the leader, read by everyone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
 use k8s_openapi::NamespaceResourceScope;
@@ -18,11 +19,13 @@ use quell_playbooks::{guardrails, suppress};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedSender;
 
-use crate::caches::Caches;
+use crate::caches::{Caches, Notice};
 use crate::engine::{Library, status_parameters};
 use crate::guardrails::Watched;
 use crate::intake;
+use crate::reviews::{AGAIN, AGAIN_WHERE_MISSING, Reviews};
 
 /// Writes the statuses.
 pub struct Declared {
@@ -36,13 +39,24 @@ pub struct Declared {
     pub recorder: Recorder,
     /// The Guardrails.
     pub guardrails: Arc<Watched>,
+    /// What is known of the rights of playbooks.
+    pub reviews: Arc<Reviews>,
+    /// Is told when a playbook has its rights, or has them no more.
+    pub declared: UnboundedSender<Notice>,
 }
 
 type Judgement = (Status, Reason, String);
 
 impl Declared {
-    /// Playbooks and channels.
-    pub async fn report_library(&self) {
+    /// Playbooks and channels. Gives back after which time to look again.
+    pub async fn report_library(&self) -> Duration {
+        let drafts: Vec<_> = self.library.entries().iter().map(|entry| entry.draft.clone()).collect();
+        if self.reviews.refresh(&drafts).await {
+            // The library is made anew, Findings that came while a playbook had not its rights are looked at again, and the statuses are
+            // written after that. Where nobody listens any more, it is the end.
+            let _ = self.declared.send(Notice::Library);
+            return AGAIN_WHERE_MISSING;
+        }
         for entry in self.library.entries().iter() {
             let reference = &entry.draft.reference;
             let judged = match &entry.compiled {
@@ -79,6 +93,7 @@ impl Declared {
             let conditions = channel.status.clone().unwrap_or_default().conditions;
             self.write(&self.namespaced::<Channel>(&channel), &*channel, &conditions, judged, json!({})).await;
         }
+        if self.reviews.any_problem() { AGAIN_WHERE_MISSING } else { AGAIN }
     }
 
     /// Guardrails. One that can't even be decoded has no status that could be written: the operator's log tells of it, and every run that

@@ -28,10 +28,7 @@ impl Identities {
 
     /// The client of a playbook whose runs are in `namespace`.
     pub fn of(&self, playbook: &PlaybookReference, namespace: &str) -> Result<Client, kube::Error> {
-        if playbook.kind == PlaybookKind::ClusterPlaybook {
-            return Ok(self.own.clone());
-        }
-        let user = format!("system:serviceaccount:{namespace}:{}", playbook.service_account_name);
+        let Some(user) = user(playbook, namespace) else { return Ok(self.own.clone()) };
         if let Some(client) = self.others.lock().ok().and_then(|all| all.get(&user).cloned()) {
             return Ok(client);
         }
@@ -58,6 +55,17 @@ pub fn process_name() -> String {
     let mut hash = RandomState::new().build_hasher();
     hash.write_u32(std::process::id());
     format!("{:016x}", hash.finish())
+}
+
+/// The user that a playbook acts as; `None`: Quell itself.
+#[must_use]
+pub fn user(playbook: &PlaybookReference, namespace: &str) -> Option<String> {
+    let namespace = match playbook.kind {
+        PlaybookKind::ClusterPlaybook if playbook.service_account_name.is_empty() => return None,
+        PlaybookKind::ClusterPlaybook => &playbook.service_account_namespace,
+        PlaybookKind::Playbook => namespace,
+    };
+    Some(format!("system:serviceaccount:{namespace}:{}", playbook.service_account_name))
 }
 
 /// Says of the user that Quell is who acts, in each request, so that guards and audit logs tell it from what the user does.

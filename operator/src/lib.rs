@@ -21,6 +21,7 @@ mod policies;
 mod probes;
 mod process;
 pub mod rbac;
+mod reviews;
 pub mod settings;
 mod suppressions;
 

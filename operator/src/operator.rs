@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::policies;
 use crate::probes::{self, Readiness};
+use crate::reviews::{self, Reviews};
 use crate::settings::Settings;
 use crate::suppressions::{self, Suppressions};
 
@@ -149,8 +150,9 @@ async fn run_until(
         findings: queues.findings.0.clone(),
         runs: queues.runs.0.clone(),
         namespaces: queues.namespaces.0.clone(),
-        declared,
+        declared: declared.clone(),
     };
+    let declare = declared;
     let mirrors = Mirrors::new(tasks.clone(), end.clone());
     let caches = Arc::new(Caches::keep(&client, settings, &mirrors, &told));
     tokio::select! {
@@ -184,12 +186,17 @@ async fn run_until(
         tasks.spawn(intake::tell(backlog.clone(), recorder.clone(), this_replica(settings), end.clone()));
         tasks.spawn(backlog.keep_open(end.clone()));
     }
+    let identities = Arc::new(Identities::new(config, leaders.clone(), fence.clone()));
+    let reviews = Arc::new(Reviews::new(identities.clone(), caches.clone(), lanes.clone(), settings));
+    library.heed(reviews.clone());
     let declared = Arc::new(Declared {
         client: leaders.clone(),
         caches: caches.clone(),
         library: library.clone(),
         recorder: recorder.clone(),
         guardrails: watched.clone(),
+        reviews,
+        declared: declare,
     });
     tasks.spawn(keep_up(
         noticed,
@@ -206,7 +213,7 @@ async fn run_until(
     let audit = Arc::new(Audit::begin(settings, &metrics, courier.http(), tasks, end.clone()).await?);
     let engine = Arc::new(Engine {
         client: leaders.clone(),
-        identities: Identities::new(config, leaders, fence.clone()),
+        identities,
         caches,
         library,
         lanes,
@@ -366,11 +373,14 @@ async fn lead(
 }
 
 async fn keep_library_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
+    let mut again = reviews::AGAIN;
     loop {
         tokio::select! {
-            () = changed.library.notified() => declared.report_library().await,
+            () = changed.library.notified() => {}
+            () = tokio::time::sleep(again) => {}
             () = end.cancelled() => return,
         }
+        again = declared.report_library().await;
     }
 }
 

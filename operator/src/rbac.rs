@@ -214,7 +214,7 @@ pub const OWN: &[Need] = &[
         names: &[],
         verbs: &["impersonate"],
         scope: Scope::Impersonation,
-        why: "a namespaced Playbook acts as a ServiceAccount of its namespace, never as Quell",
+        why: "a Playbook acts as a ServiceAccount of its namespace, a ClusterPlaybook as the one that it names",
     },
 ];
 

@@ -10,7 +10,7 @@ use quell_crds::names::AUTHOR;
 use quell_crds::time;
 use quell_crds::v1alpha1::step::ChannelReference;
 use quell_crds::v1alpha1::{
-    ApprovalGate, ClusterPlaybook, Match, NamespaceNames, OnFailure, Playbook, PlaybookKind, PlaybookReference,
+    ApprovalGate, ClusterPlaybook, Match, Mode, NamespaceNames, OnFailure, Playbook, PlaybookKind, PlaybookReference,
     PlaybookStatus, RunSettings, Selector, SelectorOperator, Step, StepKind,
 };
 use thiserror::Error;
@@ -38,6 +38,8 @@ pub struct Draft {
     pub settings: RunSettings,
     /// Who wrote it, where the API server was told.
     pub author: Option<String>,
+    /// Whether it acts.
+    pub mode: Mode,
     /// Since when it is as it is now; Findings last reported before are left alone.
     pub effective_since: DateTime<Utc>,
 }
@@ -67,6 +69,7 @@ impl Draft {
                 uid: metadata.uid.clone().unwrap_or_default(),
                 generation: metadata.generation.unwrap_or_default(),
                 service_account_name: account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+                service_account_namespace: String::new(),
             },
             namespace: metadata.namespace.clone().unwrap_or_default(),
             matcher: playbook.spec.r#match.clone(),
@@ -74,6 +77,7 @@ impl Draft {
             steps: playbook.spec.steps.clone(),
             settings: playbook.spec.settings.clone(),
             author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
+            mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -82,13 +86,15 @@ impl Draft {
     #[must_use]
     pub fn of_cluster_playbook(playbook: &ClusterPlaybook, now: DateTime<Utc>) -> Self {
         let metadata = &playbook.metadata;
+        let account = playbook.spec.service_account.clone().unwrap_or_default();
         Self {
             reference: PlaybookReference {
                 kind: PlaybookKind::ClusterPlaybook,
                 name: metadata.name.clone().unwrap_or_default(),
                 uid: metadata.uid.clone().unwrap_or_default(),
                 generation: metadata.generation.unwrap_or_default(),
-                service_account_name: String::new(),
+                service_account_name: account.name,
+                service_account_namespace: account.namespace,
             },
             namespace: String::new(),
             matcher: playbook.spec.r#match.clone(),
@@ -96,6 +102,7 @@ impl Draft {
             steps: playbook.spec.steps.clone(),
             settings: playbook.spec.settings.clone(),
             author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
+            mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
         }
     }
@@ -127,6 +134,8 @@ pub struct Compiled {
     pub settings: RunSettings,
     /// Who wrote it, where the API server was told.
     pub author: Option<String>,
+    /// Whether it acts.
+    pub mode: Mode,
     /// Since when it is as it is now.
     pub effective_since: DateTime<Utc>,
 }
@@ -191,6 +200,7 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         steps,
         settings: draft.settings.clone(),
         author: draft.author.clone(),
+        mode: draft.mode,
         effective_since: draft.effective_since,
     })
 }

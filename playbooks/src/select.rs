@@ -2,7 +2,7 @@
 
 use chrono::SecondsFormat;
 use quell_crds::time;
-use quell_crds::v1alpha1::PlaybookKind;
+use quell_crds::v1alpha1::{Mode, PlaybookKind};
 use thiserror::Error;
 
 use crate::cel::{EvaluationError, Scope};
@@ -65,7 +65,7 @@ pub fn judge(playbook: &Compiled, world: &World, scope: &Scope) -> Verdict {
 
 /// The playbook that is run in place of this one: of the same group, and with a higher priority, or among equals the first by name. Only
 /// ClusterPlaybooks stand back for each other, and Playbooks of one namespace: else whoever may write a Playbook could keep one of the
-/// cluster's from being run.
+/// cluster's from being run. A dry run does nothing in place of another.
 #[must_use]
 pub fn preferred<'a>(playbook: &Compiled, matched: impl IntoIterator<Item = &'a Compiled>) -> Option<&'a Compiled> {
     let group = playbook.settings.group.as_ref()?;
@@ -74,6 +74,7 @@ pub fn preferred<'a>(playbook: &Compiled, matched: impl IntoIterator<Item = &'a 
         other.settings.group.as_ref() == Some(group)
             && other.reference.kind == playbook.reference.kind
             && other.namespace == playbook.namespace
+            && (other.mode == Mode::Enforce || other.mode == playbook.mode)
     });
     rivals.min_by_key(|other| rank(other)).filter(|best| rank(best) < rank(playbook))
 }

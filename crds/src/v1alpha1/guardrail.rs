@@ -26,6 +26,7 @@ use super::{Duration, Selector};
     derive = "Default",
     status = "GuardrailStatus",
     printcolumn(name = "Stop", type_ = "boolean", json_path = ".spec.stop"),
+    printcolumn(name = "Learn", type_ = "boolean", json_path = ".spec.learn"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -46,6 +47,9 @@ pub struct GuardrailSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub stop_reason: Option<String>,
+    /// Learning: every run that begins is a dry run, whatever its playbook says. Runs that began before are held.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learn: bool,
     /// What no step may touch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]

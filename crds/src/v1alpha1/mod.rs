@@ -30,12 +30,12 @@ pub use guardrail::{
 };
 pub use image_block::{BlockedFor, ImageBlock, ImageBlockSpec};
 pub use playbook::{
-    ClusterPlaybook, ClusterPlaybookSpec, Match, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus, Selector,
-    SelectorOperator, SelectorRequirement,
+    ClusterPlaybook, ClusterPlaybookSpec, Match, Mode, NamespaceNames, Playbook, PlaybookSpec, PlaybookStatus,
+    Selector, SelectorOperator, SelectorRequirement, ServiceAccountReference,
 };
 pub use remediation::{
-    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, Remediation,
-    RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
+    Effect, FindingReference, Intent, Phase, PlaybookKind, PlaybookReference, QuarantineNews, Receipt, RehearsedWrite,
+    Remediation, RemediationSpec, RemediationStatus, StepRecord, StepState, Told,
 };
 pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;

@@ -24,6 +24,7 @@ use super::{Category, RunSettings, Severity, Step};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Severity", type_ = "string", json_path = ".spec.match.minSeverity"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
@@ -50,6 +51,10 @@ pub struct PlaybookSpec {
     /// How its runs go.
     #[serde(flatten)]
     pub settings: RunSettings,
+    /// `Enforce`, or `DryRun`: every write is sent as a server-side dry run, nothing leaves the cluster, and the Remediation shows what would
+    /// have been changed.
+    #[serde(default)]
+    pub mode: Mode,
     /// ServiceAccount of this namespace that the steps act as; what it may not do, the playbook can't do. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -71,6 +76,7 @@ pub struct PlaybookSpec {
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Severity", type_ = "string", json_path = ".spec.match.minSeverity"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
@@ -98,6 +104,36 @@ pub struct ClusterPlaybookSpec {
     /// How its runs go.
     #[serde(flatten)]
     pub settings: RunSettings,
+    /// `Enforce`, or `DryRun`: every write is sent as a server-side dry run, nothing leaves the cluster, and the Remediation shows what would
+    /// have been changed.
+    #[serde(default)]
+    pub mode: Mode,
+    /// ServiceAccount that the steps act as; what it may not do, the playbook can't do. Quell must be allowed to act as it
+    /// (`impersonation.namespaces` of the chart). Default: Quell itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountReference>,
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountReference {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Whether a playbook acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It shows what it would do.
+    DryRun,
 }
 
 /// Which namespaces, by name.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{GateRecord, RunSettings, Step, Target, Workload};
+use super::{GateRecord, Mode, RunSettings, Step, Target, Workload};
 
 /// One run of one playbook for one Finding. Quell writes it; people read it, and pause, resume, cancel and undo it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,7 @@ use super::{GateRecord, RunSettings, Step, Target, Workload};
     printcolumn(name = "Playbook", type_ = "string", json_path = ".spec.playbook.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.currentStep"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
@@ -37,7 +38,7 @@ use super::{GateRecord, RunSettings, Step, Target, Workload};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload) && has(self.settings) == has(oldSelf.settings) && (!has(self.settings) || self.settings == oldSelf.settings) && has(self.author) == has(oldSelf.author) && (!has(self.author) || self.author == oldSelf.author)").message("a run can't be changed once it has begun; only intent and undoSteps can"))]
+#[x_kube(validation = Rule::new("self.finding == oldSelf.finding && self.playbook == oldSelf.playbook && self.steps == oldSelf.steps && self.mode == oldSelf.mode && self.target == oldSelf.target && has(self.workload) == has(oldSelf.workload) && (!has(self.workload) || self.workload == oldSelf.workload) && has(self.settings) == has(oldSelf.settings) && (!has(self.settings) || self.settings == oldSelf.settings) && has(self.author) == has(oldSelf.author) && (!has(self.author) || self.author == oldSelf.author)").message("a run can't be changed once it has begun; only intent and undoSteps can"))]
 #[x_kube(validation = Rule::new("!has(self.undoSteps) || self.undoSteps.all(u, self.steps.exists(s, s.name == u))").message("undoSteps must name steps of this run"))]
 pub struct RemediationSpec {
     /// The Finding that it is for, in the same namespace.
@@ -47,6 +48,9 @@ pub struct RemediationSpec {
     /// The steps of the playbook as they were at the start; a later change of the playbook doesn't alter this run.
     #[schemars(length(min = 1, max = 32))]
     pub steps: Vec<Step>,
+    /// Of the playbook when the run began; `DryRun`, too, where a Guardrail had all playbooks learn.
+    #[serde(default)]
+    pub mode: Mode,
     /// What the Finding was about when the run began, with the UID that the steps act on.
     pub target: Target,
     /// The workload that the target belonged to when the run began.
@@ -96,10 +100,14 @@ pub struct PlaybookReference {
     pub uid: String,
     /// Generation of the playbook at the start of the run.
     pub generation: i64,
-    /// ServiceAccount of the run's namespace that the steps act as; empty for a ClusterPlaybook, which acts as Quell.
+    /// ServiceAccount that the steps act as: of the run's namespace for a Playbook; empty for a ClusterPlaybook that acts as Quell.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub service_account_name: String,
+    /// Namespace of the ServiceAccount that a ClusterPlaybook names.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub service_account_namespace: String,
 }
 
 /// The two kinds of playbook.
@@ -300,9 +308,29 @@ pub struct StepRecord {
     /// What its approval has asked, and who has answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<GateRecord>,
+    /// In a dry run, what would have been written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub writes: Vec<RehearsedWrite>,
     /// What was changed, and what was there before: what undo works from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+}
+
+/// A write that a dry run would have made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsedWrite {
+    /// `create`, `patch`, `delete`; for the outside `POST` or `send`.
+    #[schemars(length(max = 16))]
+    pub verb: String,
+    /// The object, such as `Pod shop/web-1`, or the address or channel.
+    #[schemars(length(max = 600))]
+    pub object: String,
+    /// What would be changed, as text; long ones are cut.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub difference: String,
 }
 
 /// What a step changed, and what was there before.

@@ -11,8 +11,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{
-    Finding, FindingReference, Intent, PlaybookKind, Remediation, RemediationSpec, RemediationStatus, RunReference,
-    RunSettings, Target,
+    Finding, FindingReference, Intent, Mode, PlaybookKind, Remediation, RemediationSpec, RemediationStatus,
+    RunReference, RunSettings, Target,
 };
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
@@ -64,7 +64,7 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     // Of a group one is run, and one that was stays the one.
     let mut taken: HashSet<(PlaybookKind, String)> = HashSet::new();
     let of_group = |kind, settings: &RunSettings| settings.group.clone().map(|group| (kind, group));
-    taken.extend(selection.runs.iter().filter_map(|run| of_group(run.spec.playbook.kind, &run.spec.settings)));
+    taken.extend(selection.enforced().filter_map(|run| of_group(run.spec.playbook.kind, &run.spec.settings)));
     for entry in engine.library.entries().iter() {
         let Ok(compiled) = &entry.compiled else { continue };
         let name = run_name(engine, compiled, finding);
@@ -73,7 +73,9 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
         // Whatever its name: that is by how many runs there were before, of which some may have been deleted since.
         let begun = |run: &Arc<Remediation>| run.name_any() == name || run.spec.playbook.uid == compiled.reference.uid;
         if recorded || selection.runs.iter().any(begun) {
-            taken.extend(of_group(compiled.reference.kind, &compiled.settings));
+            if compiled.mode == Mode::Enforce {
+                taken.extend(of_group(compiled.reference.kind, &compiled.settings));
+            }
             continue;
         }
         match select::judge(compiled, world, &scope) {
@@ -130,10 +132,12 @@ pub async fn contain_at_once(engine: &Engine, finding: &Finding) {
 
 /// Contains first: what cuts the threat off carries its own record, so the record of the run can wait until it is done.
 async fn begin(engine: &Engine, world: &World, playbook: &Compiled, seen: Instant) -> Result<(), EngineError> {
-    let run = new_run(engine, world, playbook);
+    let mut run = new_run(engine, world, playbook);
     let live = engine.runs.of(&run.namespace().unwrap_or_default(), &run.name_any());
     let mut live = live.lock().await;
     take_up(engine, world, playbook, &run, &mut live, seen).await?;
+    // What was contained when the signal came was contained, whatever was turned since.
+    run.spec.mode = live.mode.unwrap_or(run.spec.mode);
     live.finding = Some(world.finding.clone());
     record(engine, &run).await
 }
@@ -149,7 +153,10 @@ async fn take_up(
 ) -> Result<(), EngineError> {
     if live.status.is_none() {
         let mut status = plan::prepare(&playbook.steps, None, Utc::now());
-        contain(engine, world, playbook, run, &mut status, seen).await?;
+        if run.spec.mode == Mode::Enforce {
+            contain(engine, world, playbook, run, &mut status, seen).await?;
+        }
+        live.mode = Some(run.spec.mode);
         live.steps = Arc::new(playbook.steps.clone());
         live.status = Some(status);
     }
@@ -238,6 +245,7 @@ fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
             author: playbook.author.clone(),
             target: target(world),
             workload: world.workload.clone(),
+            mode: if engine.permits.known().guardrails.learn() { Mode::DryRun } else { playbook.mode },
             intent: Intent::Run,
             undo_steps: Vec::new(),
         },

@@ -64,7 +64,7 @@ pub(super) fn of_undo(stage: &Stage<'_>, step: usize, outcome: UndoOutcome) -> U
 }
 
 fn is_standstill(reason: Reason) -> bool {
-    matches!(reason, Reason::Stopped | Reason::GuardrailUnreadable)
+    matches!(reason, Reason::Stopped | Reason::Learning | Reason::GuardrailUnreadable)
 }
 
 fn standstill(stage: &Stage<'_>, step: usize) -> Option<Hold> {
@@ -89,8 +89,9 @@ pub(super) fn condition_of(run: &Remediation) -> Option<&Condition> {
 }
 
 fn held(record: &StepRecord) -> Option<Reason> {
-    const REASONS: [Reason; 6] = [
+    const REASONS: [Reason; 7] = [
         Reason::Stopped,
+        Reason::Learning,
         Reason::Protected,
         Reason::LimitReached,
         Reason::LastReadyReplica,

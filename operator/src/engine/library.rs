@@ -1,7 +1,7 @@
 //! The playbooks, compiled as they change, and what their status says.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -10,11 +10,13 @@ use quell_playbooks::compile::Draft;
 use quell_playbooks::{Compiled, Problem, compile};
 
 use crate::caches::Caches;
+use crate::reviews::Reviews;
 
 /// The playbooks that can be matched, and the problems of the others.
 #[derive(Default)]
 pub struct Library {
     current: ArcSwap<Vec<Entry>>,
+    reviews: OnceLock<Arc<Reviews>>,
 }
 
 /// One playbook: what it compiled to.
@@ -27,6 +29,12 @@ pub struct Entry {
 }
 
 impl Library {
+    /// Playbooks whose rights are missing, as these know them, are not ready from now on.
+    pub fn heed(&self, reviews: Arc<Reviews>) {
+        // Once in the life of the process.
+        let _ = self.reviews.set(reviews);
+    }
+
     /// Every playbook, ready or not, in the order of their names.
     #[must_use]
     pub fn entries(&self) -> Arc<Vec<Entry>> {
@@ -54,7 +62,7 @@ impl Library {
         for playbook in caches.cluster_playbooks.state() {
             let mut draft = Draft::of_cluster_playbook(&playbook, now);
             since(&mut draft);
-            entries.push(entry(draft, &cluster_channels));
+            entries.push(self.entry(draft, &cluster_channels));
         }
         for playbook in caches.playbooks.state() {
             let mut draft = Draft::of_playbook(&playbook, now);
@@ -62,7 +70,7 @@ impl Library {
             let of_namespace =
                 channels.iter().filter(|channel| channel.namespace().as_deref() == Some(&draft.namespace));
             let known = of_namespace.map(|channel| channel.name_any()).collect();
-            entries.push(entry(draft, &known));
+            entries.push(self.entry(draft, &known));
         }
         entries.sort_by(|a, b| a.draft.reference.cmp(&b.draft.reference));
         let same = |(a, b): (&Entry, &Entry)| {
@@ -74,7 +82,10 @@ impl Library {
     }
 }
 
-fn entry(draft: Draft, channels: &BTreeSet<String>) -> Entry {
-    let compiled = compile(&draft, channels).map(Arc::new);
-    Entry { draft: Arc::new(draft), compiled }
+impl Library {
+    fn entry(&self, draft: Draft, channels: &BTreeSet<String>) -> Entry {
+        let lacks = self.reviews.get().and_then(|reviews| reviews.problem(&draft.reference));
+        let compiled = compile(&draft, channels).and_then(|compiled| lacks.map_or(Ok(compiled), Err)).map(Arc::new);
+        Entry { draft: Arc::new(draft), compiled }
+    }
 }

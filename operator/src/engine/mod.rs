@@ -1,6 +1,7 @@
 //! The engine: Findings are matched, runs go on, statuses tell of it. Only the leader has one.
 
 mod claims;
+mod dry;
 mod finding;
 mod gates;
 mod held;
@@ -32,7 +33,7 @@ use chrono::Utc;
 use kube::Client;
 use kube::runtime::events::Recorder;
 use quell_actions::{Context, Mark, Writer};
-use quell_crds::v1alpha1::{Finding, Remediation, RemediationStatus, StepRecord};
+use quell_crds::v1alpha1::{Finding, Mode, Remediation, RemediationStatus, StepRecord};
 use quell_notify::Courier;
 use quell_playbooks::World;
 use quell_playbooks::cel::Scope;
@@ -52,7 +53,7 @@ pub struct Engine {
     /// Writes records, as Quell itself.
     pub client: Client,
     /// Writes effects, as the playbook's own identity.
-    pub identities: Identities,
+    pub identities: Arc<Identities>,
     /// What is known of the cluster.
     pub caches: Arc<Caches>,
     /// The playbooks, compiled.
@@ -138,6 +139,8 @@ pub struct Live {
     pub audited: Option<RemediationStatus>,
     /// The last write failed: what is known here is not durable.
     pub behind: bool,
+    /// Whether it acts, once that is settled.
+    pub mode: Option<Mode>,
     /// The Finding as it was last seen: a run goes on when its Finding is deleted.
     pub finding: Option<Finding>,
 }

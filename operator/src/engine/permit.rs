@@ -10,7 +10,9 @@ use kube::runtime::reflector::ObjectRef;
 use quell_actions::{ActionError, Gate, mark, quarantine};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Disruption, Remediation, RemediationStatus, StepKind, StepRecord, StepState, Workload};
+use quell_crds::v1alpha1::{
+    Disruption, Mode, Remediation, RemediationStatus, StepKind, StepRecord, StepState, Workload,
+};
 use quell_playbooks::PodFacts;
 use quell_playbooks::guardrails::{Guardrails, Hold, Impact, Key, Ledger, Purpose, Subject, Verdict, reach};
 use serde_json::Value;
@@ -241,18 +243,18 @@ impl Counted {
             return;
         }
         self.recalled = Some(longest);
-        for run in caches.remediations.state() {
+        for run in caches.remediations.state().iter().filter(|run| run.spec.mode == Mode::Enforce) {
             let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
             for (step, record) in run.spec.all_steps().zip(records) {
                 let Some(disruption) = reach(&step.kind).disrupts else { continue };
                 let at = record.finished_at.or(record.started_at).filter(|at| then.is_none_or(|then| *at >= then));
-                if let (true, Some(at), Some(mut impact)) = (is_in_effect(record), at, impact(caches, &run, disruption))
+                if let (true, Some(at), Some(mut impact)) = (is_in_effect(record), at, impact(caches, run, disruption))
                 {
                     for other in record.receipt.iter().flat_map(quarantine::cut_off).skip(1) {
                         let workload = caches.pod(&other.namespace, &other.name).map(|pod| caches.top_owner(&pod));
                         impact.pods.push(caches.place(&workload.unwrap_or_default(), ""));
                     }
-                    self.ledger.count(key(&run, &step.name), impact, at);
+                    self.ledger.count(key(run, &step.name), impact, at);
                 }
             }
         }

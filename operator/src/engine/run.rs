@@ -13,7 +13,7 @@ use quell_actions::{Context, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Finding, FindingSpec, FindingState, Intent, Phase, Remediation, RemediationStatus, StepKind, StepState,
+    Finding, FindingSpec, FindingState, Intent, Mode, Phase, Remediation, RemediationStatus, StepKind, StepState,
 };
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
@@ -23,7 +23,7 @@ use quell_playbooks::{Outcome, UndoOutcome, World, apply, contention, progress, 
 
 use crate::engine::gates::{self, Decisions};
 use crate::engine::queue::Look;
-use crate::engine::{Engine, EngineError, Live, Stage, held, kept, probed, status, told};
+use crate::engine::{Engine, EngineError, Live, Stage, dry, held, kept, probed, status, told};
 
 /// What a step waits for is watched. This is for what a watch can miss: looked at again no later than that.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
@@ -60,6 +60,20 @@ async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<
     resume(live, run);
     let steps = live.steps.clone();
     let mut status = live.status.clone().unwrap_or_default();
+    // Whatever is asked of it: it has done nothing that could be undone, and never does.
+    if run.spec.mode == Mode::DryRun {
+        if !status.phase.is_final() {
+            status = Box::pin(dry::rehearse(engine, live, run, status)).await?;
+        }
+        if run.spec.intent == Intent::Undo && status.phase != Phase::Undone {
+            let message = "it was a dry run: there is nothing to undo".to_owned();
+            let undone = Decision::Enter { phase: Phase::Undone, reason: Reason::DryRun, message };
+            apply(&mut status, &steps, &undone, Utc::now());
+        }
+        report(engine, live, run, &mut status).await?;
+        let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
+        return Ok((Look::OnChange, recorded));
+    }
     let (mut looked, mut begun) = (HashSet::new(), HashSet::new());
     let wake_at = loop {
         let world = observe(engine, live, run);
@@ -183,6 +197,7 @@ fn genuine(engine: &Engine, run: &Remediation) -> bool {
                 && draft.steps == steps
                 && draft.settings == run.spec.settings
                 && draft.author == run.spec.author
+                && (draft.mode == run.spec.mode || run.spec.mode == Mode::DryRun)
         })
 }
 

@@ -10,7 +10,8 @@ use kube::api::{Api, Patch, PatchParams};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition, find, is_true};
 use quell_crds::names::field_managers;
 use quell_crds::v1alpha1::{
-    Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, RunReference, StepKind, StepState,
+    Finding, FindingState, FindingStatus, Mode, Phase, Remediation, RemediationStatus, RunReference, StepKind,
+    StepState,
 };
 use quell_playbooks::suppress::Judgement;
 use quell_playbooks::{Compiled, TargetState, World};
@@ -30,6 +31,13 @@ pub struct Selection {
     pub failed: Vec<(String, String)>,
     /// What of it is accepted risk.
     pub suppressed: Judgement,
+}
+
+impl Selection {
+    /// Runs that act. A dry run says nothing about where the Finding stands.
+    pub(super) fn enforced(&self) -> impl Iterator<Item = &Arc<Remediation>> {
+        self.runs.iter().filter(|run| run.spec.mode == Mode::Enforce)
+    }
 }
 
 /// How the status of our own objects is patched.
@@ -126,7 +134,7 @@ pub async fn report_finding(
 }
 
 fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
-    let phases: Vec<Phase> = selection.runs.iter().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
+    let phases: Vec<Phase> = selection.enforced().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
     let quarantine = quarantine_stands(selection);
     // Who says that it is over is its source.
     let resolved = before.state == Some(FindingState::Resolved);
@@ -207,7 +215,7 @@ fn state(phases: &[Phase], quarantine: Option<bool>, held: bool) -> FindingState
 /// Whether a quarantine that a run made stands; `None` where no run made one.
 fn quarantine_stands(selection: &Selection) -> Option<bool> {
     let mut found = None;
-    for run in &selection.runs {
+    for run in selection.enforced() {
         let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
         for (step, record) in run.spec.steps.iter().zip(records) {
             if matches!(step.kind, StepKind::Quarantine(_)) {
@@ -327,7 +335,7 @@ fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
 
 fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason, String) -> Condition) -> Condition {
     let told = |wanted: Phase| -> Vec<String> {
-        let of = selection.runs.iter().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
+        let of = selection.enforced().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
         of.map(|run| {
             let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
             let complete = find(conditions, ConditionType::Complete);

@@ -3,7 +3,9 @@
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource as _, ResourceExt as _};
 use quell_crds::conditions::{ConditionType, Reason, find};
-use quell_crds::v1alpha1::{Finding, FindingStatus, Phase, Remediation, RemediationStatus, StepRecord, StepState};
+use quell_crds::v1alpha1::{
+    Finding, FindingStatus, Mode, Phase, Remediation, RemediationStatus, StepRecord, StepState,
+};
 use quell_playbooks::compile::CompiledStep;
 
 use crate::engine::Engine;
@@ -121,8 +123,11 @@ pub(super) fn event(type_: EventType, reason: &str, action: &str, message: &str)
     }
 }
 
-/// An Event stands at the Finding, where people look; the run is what it is related to.
+/// An Event stands at the Finding, where people look; the run is what it is related to. A dry run leaves none: its record is all there is of it.
 pub(super) async fn publish(engine: &Engine, run: &Remediation, finding: Option<&Finding>, mut event: Event) {
+    if run.spec.mode == Mode::DryRun {
+        return;
+    }
     event.secondary = Some(run.object_ref(&()));
     let about = finding.map_or_else(|| run.object_ref(&()), |finding| finding.object_ref(&()));
     if let Err(error) = engine.recorder.publish(&event, &about).await {

@@ -31,6 +31,7 @@ pub struct Compiled {
     pub name: String,
     pub(super) stop: bool,
     pub(super) stop_reason: Option<String>,
+    pub(super) learn: bool,
     pub(super) protect: Vec<Protected>,
     pub(super) limits: Vec<Limited>,
     pub(super) freezes: Vec<Frozen>,
@@ -94,6 +95,7 @@ pub fn compile(guardrail: &Guardrail) -> Result<Compiled, Problem> {
         name: guardrail.metadata.name.clone().unwrap_or_default(),
         stop: spec.stop,
         stop_reason: spec.stop_reason.clone(),
+        learn: spec.learn,
         protect: protect.collect::<Result<_, _>>()?,
         limits: spec
             .limits

@@ -144,7 +144,13 @@ impl Guardrails {
         of.map(|one| one.channels.clone()).unwrap_or_default()
     }
 
-    /// What holds everything: the stop switch, or a Guardrail that can't be read.
+    /// Whether every run that begins is a dry run.
+    #[must_use]
+    pub fn learn(&self) -> bool {
+        self.readable.iter().any(|one| one.learn)
+    }
+
+    /// What holds everything: the stop switch, learning, or a Guardrail that can't be read.
     #[must_use]
     pub fn standstill(&self) -> Option<Hold> {
         if let Some(stopped) = self.readable.iter().find(|one| one.stop) {
@@ -154,6 +160,13 @@ impl Guardrails {
                 stopped.name
             );
             return Some(hold(&stopped.name, Reason::Stopped, message, None));
+        }
+        if let Some(learns) = self.readable.iter().find(|one| one.learn) {
+            let message = format!(
+                "Guardrail {} has all playbooks learn: new runs are dry runs, and this one, which began before, goes on when that ends",
+                learns.name
+            );
+            return Some(hold(&learns.name, Reason::Learning, message, None));
         }
         let (name, problem) = self.unreadable.first()?;
         let message = format!(

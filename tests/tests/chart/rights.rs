@@ -10,7 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use quell_crds::v1alpha1::Remediation;
+use quell_crds::v1alpha1::{ClusterPlaybook, Remediation};
 use quell_operator::rbac;
 use quell_tests::{ControlPlane, TestNamespace, wait};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ const NOT_SERVED: &[&str] =
     &["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io", "projectcalico.org", "security.istio.io"];
 
 /// What Kubernetes allows everybody who is somebody.
-const EVERYBODYS: &[(&str, &str, &str)] = &[];
+const EVERYBODYS: &[(&str, &str, &str)] = &[("authorization.k8s.io", "selfsubjectaccessreviews", "create")];
 
 /// Reads the audit log: nothing that the operator asked for as itself was forbidden, and it used what it declares.
 pub fn what_was_asked_was_allowed_and_what_is_allowed_was_asked(audit_log: &Path) -> Result<()> {
@@ -181,6 +181,38 @@ pub async fn nothing_else_is_allowed(quell: &Client) -> Result<()> {
     }
     assert_eq!(too_much, Vec::<String>::new());
     Ok(())
+}
+
+/// Whoever may write ClusterPlaybooks doesn't get the rights of every ServiceAccount by that.
+pub async fn a_cluster_playbook_names_only_an_account_that_its_writer_may_act_as(cluster: &ControlPlane) -> Result<()> {
+    let home = TestNamespace::create(cluster, "home").await?;
+    for create in [
+        &["clusterrole", "author", "--verb=create", "--resource=clusterplaybooks.quell.dev"][..],
+        &["clusterrolebinding", "author", "--clusterrole=author", "--user=author"][..],
+    ] {
+        kubectl(cluster, &[&["create"], create].concat(), "").await?;
+    }
+    in_force(cluster, "author", "", "create", "clusterplaybooks.quell.dev").await?;
+    let author = Api::<ClusterPlaybook>::all(cluster.client_as("author", &["system:authenticated"]).await?);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let write = async |account: Value| {
+        let playbook: ClusterPlaybook = serde_json::from_value(json!({
+            "apiVersion": "quell.dev/v1alpha1", "kind": "ClusterPlaybook", "metadata": { "name": "named" },
+            "spec": { "match": {}, "steps": [{ "name": "wait", "wait": { "for": "1h" } }], "serviceAccount": account },
+        }))?;
+        anyhow::Ok(author.create(&dry_run, &playbook).await?)
+    };
+    let account = json!({ "namespace": home.name(), "name": "default" });
+    let refused = write(account.clone()).await;
+    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("may impersonate")), "{refused:?}");
+    write(Value::Null).await.context("one without an account")?;
+    let role = ["create", "role", "act", "--verb=impersonate", "--resource=serviceaccounts", "-n", home.name()];
+    kubectl(cluster, &role, "").await?;
+    let binding = ["create", "rolebinding", "act", "--role=act", "--user=author", "-n", home.name()];
+    kubectl(cluster, &binding, "").await?;
+    in_force(cluster, "author", home.name(), "impersonate", "serviceaccounts").await?;
+    write(account).await.context("one with an account that its writer may act as")?;
+    home.finish().await
 }
 
 /// People who may edit a namespace get Quell's kinds with it, and no way into another namespace by way of Quell.

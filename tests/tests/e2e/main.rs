@@ -3,10 +3,12 @@
 mod bad_input;
 mod containment;
 mod denies;
+mod dry_run;
 mod guardrails;
 mod guards;
 mod playbooks;
 mod restart;
+mod rights;
 mod signals;
 mod steer;
 mod support;

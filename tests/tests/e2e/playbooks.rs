@@ -9,12 +9,12 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use quell_actions::quarantine::Profile;
 use quell_crds::names;
 use quell_crds::v1alpha1::step::Quarantine;
-use quell_crds::v1alpha1::{FindingState, Phase, Playbook, StepState};
+use quell_crds::v1alpha1::{FindingState, Phase, StepState};
 use quell_tests::fixtures::{Described as _, service};
 use quell_tests::wait;
 use serde_json::json;
 
-use crate::support::{Bed, DEADLINE, any_falco, apply, is_quarantined, quarantine};
+use crate::support::{Bed, DEADLINE, any_falco, is_quarantined, quarantine};
 
 #[tokio::test]
 async fn a_quarantined_pod_is_behind_the_policy_and_a_clean_replica_takes_its_place() -> Result<()> {
@@ -170,23 +170,6 @@ async fn a_run_keeps_the_playbook_as_it_was_when_it_began() -> Result<()> {
     assert_eq!(run.spec.steps.len(), 2);
     let pods: Api<Pod> = bed.namespace.api();
     assert!(is_quarantined(&pods.get(&pod.name_any()).await?));
-    bed.finish().await
-}
-
-#[tokio::test]
-async fn a_namespaced_playbook_has_the_rights_of_its_service_account_and_no_more() -> Result<()> {
-    let bed = Bed::new("tenant").await?;
-    let playbooks: Api<Playbook> = bed.namespace.api();
-    apply(&playbooks, "Playbook", "contain", &json!({ "match": any_falco(), "steps": quarantine() })).await?;
-    let pod = bed.shop("registry.example/shop:1.0").await?;
-    let finding = bed.alert(&pod.name_any()).await?;
-    let run = bed.run_in(&finding.name_any(), Phase::Failed).await?;
-    let record = &run.status.expect("status").steps[0];
-    assert_eq!(record.reason, "Forbidden", "{}", record.message);
-    assert!(record.message.contains("system:serviceaccount"), "{}", record.message);
-    let pods: Api<Pod> = bed.namespace.api();
-    assert!(!is_quarantined(&pods.get(&pod.name_any()).await?));
-    bed.event(&finding.name_any(), "Forbidden").await?;
     bed.finish().await
 }
 

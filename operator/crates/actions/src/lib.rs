@@ -14,6 +14,7 @@ pub mod pods;
 pub mod quarantine;
 mod raw;
 mod rebuild;
+pub mod rehearse;
 mod revoke_access;
 pub mod rights;
 mod rollback;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use quell_crds::v1alpha1::StepKind;
+use quell_crds::v1alpha1::step::{self, Method};
 use serde::Serialize;
 
 use crate::{deny_image, notify, quarantine, rebuild, revoke_access, rollback, set_image, sever_connections, wait};
@@ -80,6 +81,55 @@ pub fn rights(kind: &StepKind) -> Cow<'static, [Right]> {
     };
     Cow::Borrowed(fixed)
 }
+
+/// The rights that a step lacks, where those that it has are told by `has`. What a step can do without, as its parameters stand, isn't
+/// asked for; where it needs one of several sets, such as those of the kinds of workloads, the set that lacks least is told.
+#[must_use]
+pub fn missing(kind: &StepKind, has: &dyn Fn(&Right) -> bool) -> Vec<Right> {
+    let lacks = |set: &[Right]| -> Vec<Right> { set.iter().filter(|right| !has(right)).copied().collect() };
+    let mut all = Vec::new();
+    for sets in needed(kind) {
+        all.extend(sets.iter().map(|set| lacks(set)).min_by_key(Vec::len).unwrap_or_default());
+    }
+    all
+}
+
+/// Every right about which [`missing`] may ask for a step.
+#[must_use]
+pub fn asked_for(kind: &StepKind) -> Vec<Right> {
+    needed(kind).into_iter().flatten().flatten().collect()
+}
+
+/// Of each of these, one set must be there.
+fn needed(kind: &StepKind) -> Vec<Vec<Vec<Right>>> {
+    let all = rights(kind).to_vec();
+    let of = |group: &str| all.iter().filter(|right| right.group == group).copied().collect::<Vec<_>>();
+    match kind {
+        StepKind::Quarantine(quarantine) => {
+            let denies: Vec<Vec<Right>> = DENYING.iter().map(|group| of(group)).collect();
+            let rest = all.iter().filter(|right| !DENYING.contains(&right.group)).copied().collect();
+            // By default it is a second line, which a cluster may not serve at all.
+            if quarantine.method == Method::DenyPolicy { vec![vec![rest], denies] } else { vec![vec![rest]] }
+        }
+        StepKind::SetImage(_) => {
+            let kinds = ["deployments", "statefulsets", "daemonsets"];
+            let of = |kind: &str| all.iter().filter(|right| right.resource == kind).copied().collect();
+            vec![kinds.iter().map(|kind| of(kind)).collect()]
+        }
+        StepKind::Rebuild(rebuild) => {
+            let secrets = |right: &&Right| right.place == Place::Secrets;
+            vec![vec![match rebuild {
+                step::Rebuild::Job(_) => all.iter().filter(|right| !secrets(right)).copied().collect(),
+                step::Rebuild::Http(http) if http.bearer_token.is_none() => Vec::new(),
+                step::Rebuild::Http(_) => all.iter().filter(secrets).copied().collect(),
+            }]]
+        }
+        _ => vec![vec![all]],
+    }
+}
+
+/// Groups of the policies that deny whatever others allow.
+const DENYING: &[&str] = &["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io"];
 
 /// What `severConnections` needs: Quell has it for its ClusterPlaybooks only where people switch it on.
 pub const SEVERING: &[Right] = sever_connections::RIGHTS;

@@ -6,7 +6,6 @@ mod approve;
 mod audit;
 mod client;
 mod cluster;
-mod diff;
 mod doctor;
 mod error;
 mod explain;

@@ -2,7 +2,6 @@
 
 mod documents;
 mod identity;
-mod rehearse;
 mod show;
 
 use std::collections::BTreeSet;
@@ -18,12 +17,12 @@ use quell_playbooks::select::{Difference, Verdict, judge};
 use quell_playbooks::{Compiled, World, compile};
 
 use self::documents::Accepted;
-use self::rehearse::{End, Rehearsal};
 use crate::client::{Connection, list};
 use crate::cluster::{Channels, Live};
 use crate::flags::{Connect, Plan};
 use crate::text::{count, one_line};
 use crate::{CliError, Exit, Io, facts, find, objects};
+use quell_actions::rehearse::{End, Rehearsal};
 
 /// Findings that are listed as matched; the rest is counted.
 const MOST_LISTED: usize = 20;
@@ -173,7 +172,9 @@ async fn plan(
     let cluster = Live::read(&connection.client, compiled, &namespace, &of.quell_namespace, channels.clone()).await?;
     let courier = Courier::new(None).map_err(|error| CliError::Refused(error.to_string()))?;
     let rehearsal = Rehearsal {
-        compiled,
+        playbook: &compiled.reference,
+        steps: &compiled.steps,
+        settings: &compiled.settings,
         world: &world,
         cluster: &cluster,
         client: &identity.client,

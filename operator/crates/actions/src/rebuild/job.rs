@@ -27,6 +27,7 @@ pub(super) async fn perform(parameters: &JobBuild, cx: &Context<'_>) -> Result<P
             _ => Err(vanished(namespace, &name)),
         };
     }
+    stays_here(parameters, namespace)?;
     let job = build(&name, parameters, cx.mark);
     if let Some(job) = cx.writer.create(&api, &job).await? {
         let receipt = receipt(&job);
@@ -69,6 +70,20 @@ fn build(name: &str, parameters: &JobBuild, mark: &Mark) -> Raw<Job> {
         ..ObjectMeta::default()
     };
     Raw::new(metadata, Value::Object(spec))
+}
+
+/// The API server would ignore another namespace in the template, and the build would run where nobody thinks.
+fn stays_here(parameters: &JobBuild, namespace: &str) -> Result<(), ActionError> {
+    let named = parameters.spec.get("template").and_then(|template| template.pointer("/metadata/namespace"));
+    match named.and_then(Value::as_str) {
+        Some(other) if other != namespace => Err(ActionError::refused(
+            Reason::ParameterInvalid,
+            format!(
+                "template.metadata.namespace is {other}, but a build runs in the Finding's namespace, {namespace}: leave it out"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The object in that field, made where nothing is there. What isn't an object is left for the API server to refuse.

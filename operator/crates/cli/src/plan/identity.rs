@@ -18,14 +18,17 @@ pub(super) struct Identity {
     pub told: String,
 }
 
-/// The service account of a Playbook where the caller may impersonate it; else the caller. A ClusterPlaybook acts as Quell, which nobody
-/// should be able to impersonate.
+/// The service account of a Playbook where the caller may impersonate it; else the caller. A ClusterPlaybook that names none
+/// acts as Quell, which nobody should be able to impersonate.
 pub(super) async fn of(connection: &Connection, playbook: &Compiled, namespace: &str) -> Result<Identity, CliError> {
     let caller = |told: String| Identity { client: connection.client.clone(), borrowed: true, told };
-    if playbook.reference.kind == PlaybookKind::ClusterPlaybook {
+    let reference = &playbook.reference;
+    let of_cluster = reference.kind == PlaybookKind::ClusterPlaybook;
+    if of_cluster && reference.service_account_name.is_empty() {
         return Ok(caller("it acts as Quell itself; rehearsed with your rights".to_owned()));
     }
-    let account = &playbook.reference.service_account_name;
+    let account = &reference.service_account_name;
+    let namespace = if of_cluster { reference.service_account_namespace.as_str() } else { namespace };
     let mut config = connection.config.clone();
     config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{account}"));
     config.auth_info.impersonate_groups = Some(vec![

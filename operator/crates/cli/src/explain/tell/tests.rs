@@ -73,6 +73,7 @@ fn failed_run() -> Remediation {
     let mut run = Remediation::new(
         "contain-5f6g7h8i9j",
         RemediationSpec {
+            mode: quell_crds::v1alpha1::Mode::Enforce,
             finding: FindingReference { name: "falco-0a1b2c3d4e".to_owned(), uid: "f".to_owned() },
             playbook: PlaybookReference {
                 kind: PlaybookKind::ClusterPlaybook,

@@ -5,42 +5,61 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use kube::{Client, ResourceExt as _};
-use quell_actions::{Context, Mark, Write, Writer};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::{RemediationStatus, StepKind, StepState};
+use quell_crds::v1alpha1::{PlaybookReference, RemediationStatus, RunSettings, StepKind, StepState};
 use quell_notify::Courier;
+use quell_playbooks::compile::CompiledStep;
 use quell_playbooks::plan::gate::{Vote, Votes};
 use quell_playbooks::plan::{self, Asked, Decision, Run};
-use quell_playbooks::{Compiled, Outcome, UndoOutcome, World, apply, progress, refresh};
+use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
 
-use crate::cluster::Live;
+use crate::{Cluster, Context, Mark, Write, Writer};
+
+mod diff;
+mod difference;
+pub mod text;
+
+pub use difference::difference;
 
 /// Decisions that a run may take: far more than any run of 32 steps needs.
 const MOST_ROUNDS: usize = 200;
 
 /// What a rehearsal works with.
-pub(super) struct Rehearsal<'a> {
-    pub compiled: &'a Compiled,
+pub struct Rehearsal<'a> {
+    /// Which playbook.
+    pub playbook: &'a PlaybookReference,
+    /// Its steps.
+    pub steps: &'a [CompiledStep],
+    /// How its runs go.
+    pub settings: &'a RunSettings,
+    /// The Finding and its target.
     pub world: &'a World,
-    pub cluster: &'a Live,
+    /// What is known of the cluster.
+    pub cluster: &'a dyn Cluster,
     /// As whom the steps act.
     pub client: &'a Client,
     /// The rights are the caller's, not those that the run will have: what they don't allow says nothing.
     pub borrowed: bool,
+    /// Carries nothing here; its client is what calls would be made with.
     pub courier: &'a Courier,
+    /// Name of the run.
     pub run: &'a str,
+    /// The time.
     pub now: DateTime<Utc>,
 }
 
 /// What a step would do.
-pub(super) struct Told {
+pub struct Told {
+    /// The step.
     pub step: usize,
+    /// How it would end.
     pub end: End,
+    /// What it would write.
     pub writes: Vec<Write>,
 }
 
 /// How a step would end.
-pub(super) enum End {
+pub enum End {
     /// It would be done; says what.
     Done(String),
     /// It needs what an earlier step makes, which nobody knows yet.
@@ -58,17 +77,17 @@ pub(super) enum End {
 impl Rehearsal<'_> {
     /// Goes through the run to its end.
     pub async fn run(&self) -> Vec<Told> {
-        let steps = &self.compiled.steps;
+        let steps = self.steps;
         let mut status = plan::prepare(steps, None, self.now);
         let mut told = Vec::new();
         // Steps whose outputs a rehearsal doesn't have.
         let mut unknown = BTreeSet::new();
         for _ in 0..MOST_ROUNDS {
-            let scope = self.world.step_scope(self.run, &self.compiled.reference.name, &status);
+            let scope = self.world.step_scope(self.run, &self.playbook.name, &status);
             // What would be asked is taken for approved.
             let approvals = self.approvals(&status);
             let asked = Asked { votes: Votes { all: &approvals, authors: &[] }, ..Asked::default() };
-            let run = Run { steps, status: &status, settings: &self.compiled.settings, asked };
+            let run = Run { steps, status: &status, settings: self.settings, asked };
             let decisions = plan::plan(run, &scope, self.now).decisions;
             if decisions.is_empty() {
                 break;
@@ -105,7 +124,7 @@ impl Rehearsal<'_> {
         unknown: &mut BTreeSet<String>,
         told: &mut Vec<Told>,
     ) {
-        let steps = &self.compiled.steps;
+        let steps = self.steps;
         let mut tell = |step, end| told.push(Told { step, end, writes: Vec::new() });
         match decision {
             Decision::Perform { step, kind } => {
@@ -148,10 +167,10 @@ impl Rehearsal<'_> {
     }
 
     async fn perform(&self, step: usize, kind: &StepKind, status: &RemediationStatus) -> (Outcome, Vec<Write>) {
-        let compiled = &self.compiled.steps[step];
+        let compiled = &self.steps[step];
         let finding = &self.world.finding;
         let writer = Writer::rehearsing(self.client.clone());
-        let scope = self.world.step_scope(self.run, &self.compiled.reference.name, status);
+        let scope = self.world.step_scope(self.run, &self.playbook.name, status);
         let mark = Mark {
             namespace: finding.namespace().unwrap_or_default(),
             remediation: self.run.to_owned(),
@@ -160,7 +179,7 @@ impl Rehearsal<'_> {
         };
         let context = Context {
             mark: &mark,
-            playbook: self.compiled.reference.kind,
+            playbook: self.playbook.kind,
             world: self.world,
             scope: &scope,
             names: &compiled.names,
@@ -172,7 +191,7 @@ impl Rehearsal<'_> {
             courier: self.courier,
             now: self.now,
         };
-        let outcome = quell_actions::perform(kind, &context).await;
+        let outcome = crate::perform(kind, &context).await;
         let refused = match &outcome {
             Outcome::Failed { message, .. } => Some(message.as_str()),
             _ => None,
@@ -205,7 +224,7 @@ impl Rehearsal<'_> {
 
     /// Whether the step's expressions name one of those steps.
     fn reads_any(&self, step: usize, names: &BTreeSet<String>) -> bool {
-        let text = serde_json::to_string(&self.compiled.steps[step].step).unwrap_or_default();
+        let text = serde_json::to_string(&self.steps[step].step).unwrap_or_default();
         names.iter().any(|name| {
             let ways = [format!("steps.{name}"), format!("steps['{name}'"), format!("steps[\\\"{name}\\\"")];
             ways.iter().any(|way| text.contains(way.as_str()))
