@@ -25,7 +25,7 @@ use crate::caches::{Caches, Notice};
 use crate::engine::{Library, status_parameters};
 use crate::guardrails::Watched;
 use crate::intake;
-use crate::reviews::{AGAIN, AGAIN_WHERE_MISSING, Reviews};
+use crate::reviews::{AGAIN_WHERE_MISSING, Reviews};
 
 /// Writes the statuses.
 pub struct Declared {
@@ -93,7 +93,7 @@ impl Declared {
             let conditions = channel.status.clone().unwrap_or_default().conditions;
             self.write(&self.namespaced::<Channel>(&channel), &*channel, &conditions, judged, json!({})).await;
         }
-        if self.reviews.any_problem() { AGAIN_WHERE_MISSING } else { AGAIN }
+        self.reviews.again()
     }
 
     /// Guardrails. One that can't even be decoded has no status that could be written: the operator's log tells of it, and every run that

@@ -4,6 +4,7 @@
 //! The account itself is asked for (`SelfSubjectAccessReview`, acting as it), which needs no right beyond that of acting as it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Reviews {
     /// By who was asked, and what.
     answers: Mutex<HashMap<(String, Question), (bool, Instant)>>,
     problems: Mutex<HashMap<(String, i64), Problem>>,
+    /// Something could not be asked.
+    unanswered: AtomicBool,
 }
 
 impl Reviews {
@@ -71,6 +74,7 @@ impl Reviews {
             probing_namespace: settings.probing().map(|probing| probing.namespace),
             answers: Mutex::default(),
             problems: Mutex::default(),
+            unanswered: AtomicBool::default(),
         }
     }
 
@@ -81,15 +85,16 @@ impl Reviews {
         problems.get(&(playbook.uid.clone(), playbook.generation)).cloned()
     }
 
-    /// Whether some playbook lacks rights.
+    /// After which time to ask again.
     #[must_use]
-    pub fn any_problem(&self) -> bool {
-        !self.problems.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    pub fn again(&self) -> Duration {
+        let lacking = !self.problems.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if lacking || self.unanswered.load(Ordering::Relaxed) { AGAIN_WHERE_MISSING } else { AGAIN }
     }
 
     /// Asks what isn't known, or was asked too long ago. Gives back whether a playbook lacks other rights than before.
     pub async fn refresh(&self, drafts: &[Arc<Draft>]) -> bool {
-        let mut problems = HashMap::new();
+        let (mut problems, mut unanswered) = (HashMap::new(), false);
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, answer| lasts(*answer));
         for draft in drafts {
             let key = (draft.reference.uid.clone(), draft.reference.generation);
@@ -100,6 +105,7 @@ impl Reviews {
                 }
                 // Nothing is known: what was known before holds.
                 Err(error) => {
+                    unanswered = true;
                     tracing::warn!(playbook = draft.reference.name, %error, "its rights can't be asked for; they are asked for again");
                     if let Some(before) = self.problem(&draft.reference) {
                         problems.insert(key, before);
@@ -107,6 +113,7 @@ impl Reviews {
                 }
             }
         }
+        self.unanswered.store(unanswered, Ordering::Relaxed);
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = *known != problems;
         *known = problems;
