@@ -108,6 +108,13 @@ fn comparable(kind: &str, object: &Value) -> Value {
             metadata.insert(field.to_owned(), sorted(value));
         }
     }
+    // Which of two pods its owner would take away first is set where there are two just then.
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove("controller.kubernetes.io/pod-deletion-cost");
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
     let owners = object["metadata"]["ownerReferences"].as_array();
     let owners: Vec<&Value> = owners.into_iter().flatten().map(|owner| &owner["kind"]).collect();
     let rest = match kind {

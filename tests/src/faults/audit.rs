@@ -147,7 +147,9 @@ fn effects(verdict: &mut Verdict, replicas: &[(String, Vec<Record>)], namespace:
     let mut taken: Vec<(Instant, &str)> = Vec::new();
     for (identity, records) in replicas {
         for record in records.iter().filter(|record| record.is_effect()) {
-            if record.request.resource == "leases" {
+            // Whoever finds a Lease that has run out writes to it before it holds it.
+            let holder = record.object.as_ref().and_then(|object| object.holder.as_deref());
+            if record.request.resource == "leases" && holder == Some(identity.as_str()) {
                 taken.push((record.request.at, identity));
             }
             if record.request.resource == "pods" && record.request.namespace == namespace {

@@ -28,13 +28,17 @@ pub struct Object {
     pub uid: String,
     /// Its version.
     pub version: String,
+    /// Of a Lease, who holds it.
+    pub holder: Option<String>,
 }
 
 impl Object {
     pub(super) fn of(answer: &[u8]) -> Option<Self> {
         let answer: Value = serde_json::from_slice(answer).ok()?;
         let text = |field: &str| answer["metadata"][field].as_str().map(str::to_owned);
-        Some(Self { name: text("name")?, uid: text("uid")?, version: text("resourceVersion").unwrap_or_default() })
+        let holder = answer["spec"]["holderIdentity"].as_str().map(str::to_owned);
+        let version = text("resourceVersion").unwrap_or_default();
+        Some(Self { name: text("name")?, uid: text("uid")?, version, holder })
     }
 }
 
