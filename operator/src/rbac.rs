@@ -478,6 +478,9 @@ mod tests {
             "# the election of the leader; RBAC can't name what isn't there yet\n\
              - apiGroups: [\"coordination.k8s.io\"]\n  resources: [\"leases\"]\n  verbs: [\"create\"]\n"
         ));
-        assert!(text.contains("  resourceNames: [\"quell\"]\n  verbs: [\"get\", \"list\", \"patch\", \"watch\"]\n"), "{text}");
+        assert!(
+            text.contains("  resourceNames: [\"quell\"]\n  verbs: [\"get\", \"list\", \"patch\", \"watch\"]\n"),
+            "{text}"
+        );
     }
 }
