@@ -13,6 +13,7 @@ mod pod;
 mod policy;
 mod probe;
 mod profile;
+mod recover;
 
 pub use deny::{DenyKind, as_object as deny_policy};
 pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
@@ -21,6 +22,7 @@ pub use others::would_be as others;
 pub use owner::PAUSING;
 pub use probe::{Answer, RIGHTS as PROBING, probe};
 pub use profile::{FULL, Profile, policy_name};
+pub use recover::recover;
 
 use std::collections::BTreeMap;
 
