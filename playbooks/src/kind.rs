@@ -19,6 +19,8 @@ pub struct Traits {
     pub contains: bool,
     /// `undo` has something to do for it.
     pub can_be_undone: bool,
+    /// It makes its effect before anything of it is recorded. The effect carries a mark, by which undo finds one whose record was lost.
+    pub carries_mark: bool,
 }
 
 const SECONDS: fn(u64) -> Option<Duration> = |seconds| Some(Duration::from_secs(seconds));
@@ -32,16 +34,21 @@ pub fn traits(kind: &StepKind) -> Traits {
         put_back_on_failure: false,
         contains: false,
         can_be_undone: true,
+        carries_mark: true,
     };
+    let stays = Traits { can_be_undone: false, carries_mark: false, ..ordinary };
     match kind {
         StepKind::Quarantine(_) => Traits { timeout: SECONDS(3600), contains: true, ..ordinary },
         StepKind::DenyImage(_) => Traits { contains: true, ..ordinary },
         StepKind::Rollback(_) | StepKind::SetImage(_) => Traits { put_back_on_failure: true, ..ordinary },
-        StepKind::SeverConnections(sever) => Traits { can_be_undone: sever.by == SeverBy::Pause, ..ordinary },
+        StepKind::SeverConnections(sever) => {
+            let pauses = sever.by == SeverBy::Pause;
+            Traits { can_be_undone: pauses, carries_mark: pauses, ..ordinary }
+        }
         // What it takes away, and what it deletes, is recorded by a first try that changes nothing.
-        StepKind::RevokeAccess(_) => ordinary,
-        StepKind::Rebuild(_) => Traits { timeout: SECONDS(3600), intent_first: true, can_be_undone: false, ..ordinary },
-        StepKind::Notify(_) => Traits { timeout: SECONDS(60), intent_first: true, can_be_undone: false, ..ordinary },
-        StepKind::Wait(_) => Traits { timeout: None, can_be_undone: false, ..ordinary },
+        StepKind::RevokeAccess(_) => Traits { carries_mark: false, ..ordinary },
+        StepKind::Rebuild(_) => Traits { timeout: SECONDS(3600), intent_first: true, ..stays },
+        StepKind::Notify(_) => Traits { timeout: SECONDS(60), intent_first: true, ..stays },
+        StepKind::Wait(_) => Traits { timeout: None, ..stays },
     }
 }

@@ -25,5 +25,5 @@ pub use compile::{Compiled, Problem, compile};
 pub use facts::{Controller, PodFacts, TargetState, World};
 pub use library::library;
 pub use plan::{Decision, Plan, plan};
-pub use progress::{Outcome, UndoOutcome};
+pub use progress::{Outcome, Recovery, UndoOutcome};
 pub use record::{apply, refresh};

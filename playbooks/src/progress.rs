@@ -77,6 +77,30 @@ pub enum UndoOutcome {
     Held(Hold),
 }
 
+/// What became of looking for an effect that was made and not recorded.
+#[allow(clippy::large_enum_variant, reason = "moved once")]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recovery {
+    /// It is there, and carries the mark of this very run and step.
+    Found(Receipt),
+    /// There is none.
+    Nothing,
+    /// It could not be told, and another look may.
+    TryAgain {
+        /// The category.
+        reason: Reason,
+        /// What stands in the way.
+        message: String,
+    },
+    /// It can't be told.
+    Unknown {
+        /// The category.
+        reason: Reason,
+        /// What stands in the way, and what to do.
+        message: String,
+    },
+}
+
 /// The longest wait between two tries.
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
@@ -97,6 +121,7 @@ pub fn begin(record: &mut StepRecord, now: DateTime<Utc>) {
     record.attempts += 1;
     record.started_at.get_or_insert(now);
     record.next_at = None;
+    record.nothing_found = false;
 }
 
 /// The step waits for an approval, or one was given: `open` in what was asked says which.
@@ -254,6 +279,32 @@ pub fn settle_undo(record: &mut StepRecord, outcome: UndoOutcome, key: &str, now
             record.reason = reason.to_string();
             record.message = shorten(&message, LONGEST_MESSAGE);
             record.next_at = later(now, backoff(&Retry::default(), record.attempts, key));
+        }
+    }
+}
+
+/// Writes what became of looking for an effect that was made and not recorded. What was found is undone as if it had been recorded; a step
+/// of which nothing was found stands as before.
+pub fn settle_recovery(record: &mut StepRecord, found: Recovery, key: &str, now: DateTime<Utc>) {
+    match found {
+        Recovery::Found(receipt) => {
+            record.state = StepState::Undoing;
+            record.reason = Reason::InProgress.to_string();
+            "its change was made and not recorded; it was found by its mark, and is undone"
+                .clone_into(&mut record.message);
+            // From here on it counts the tries to undo.
+            record.attempts = 0;
+            record.next_at = None;
+            record.receipt = Some(receipt);
+        }
+        Recovery::Nothing => record.nothing_found = true,
+        Recovery::TryAgain { reason, message } => {
+            let message = format!("whether it has changed anything isn't known yet: {message}");
+            settle_undo(record, UndoOutcome::TryAgain { reason, message }, key, now);
+        }
+        Recovery::Unknown { reason, message } => {
+            let message = format!("whether it has changed anything isn't known: {message}");
+            settle_undo(record, UndoOutcome::LeftAlone { reason, message }, key, now);
         }
     }
 }

@@ -14,8 +14,8 @@ const LONGEST_MESSAGE: usize = 4096;
 /// Writes a decision into the status.
 ///
 /// `Begin`, `Skip`, `Fail`, `LetGo`, `Finish`, `Close` and `Enter` are done with that. For `Perform` it writes down that a try begins, where none is under way; what
-/// becomes of the try is for [`progress::settle`]. `Revert` and `Undo` change nothing before their effect: they are for
-/// [`progress::settle_revert`] and [`progress::settle_undo`]. A decision about a step that isn't there changes nothing.
+/// becomes of the try is for [`progress::settle`]. `Revert`, `Recover` and `Undo` change nothing before their effect: they are for
+/// [`progress::settle_revert`], [`progress::settle_recovery`] and [`progress::settle_undo`]. A decision about a step that isn't there changes nothing.
 pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &Decision, now: DateTime<Utc>) {
     match decision {
         Decision::Begin { step } | Decision::Perform { step, .. } => {
@@ -53,7 +53,7 @@ pub fn apply(status: &mut RemediationStatus, steps: &[CompiledStep], decision: &
             enter(status, Phase::Finishing, &reason.to_string(), message, now);
         }
         Decision::Close { phase, more } => close(status, *phase, more, now),
-        Decision::Revert { .. } | Decision::Undo { .. } => {}
+        Decision::Revert { .. } | Decision::Recover { .. } | Decision::Undo { .. } => {}
     }
     refresh(status);
 }

@@ -315,6 +315,9 @@ pub struct StepRecord {
     /// What was changed, and what was there before: what undo works from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+    /// Undo has looked in the cluster for a change that the step made and that was never recorded, and there is none. Default: `false`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_found: bool,
 }
 
 /// A write that a dry run would have made.

@@ -19,7 +19,7 @@ use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Asked, Decision, Run, gate};
-use quell_playbooks::{Outcome, UndoOutcome, World, apply, contention, progress, refresh};
+use quell_playbooks::{Outcome, Recovery, UndoOutcome, World, apply, contention, progress, refresh};
 
 use crate::engine::gates::{self, Decisions};
 use crate::engine::queue::Look;
@@ -113,7 +113,12 @@ async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<
         if intends || (live.behind && relies) {
             report(engine, live, run, &mut status).await?;
         }
+        let recovers = work.iter().any(|one| matches!(one, Work::Effect { what: What::Recover, .. }));
         effects(engine, live, run, &steps, &world, &mut status, work).await?;
+        if recovers {
+            // Undo takes the mark off: what it found by that must not be lost a second time.
+            report(engine, live, run, &mut status).await?;
+        }
     };
     report(engine, live, run, &mut status).await?;
     let tell_at = tell_of_gates(engine, live, run, &steps, &mut status).await?;
@@ -224,6 +229,7 @@ enum Work {
 enum What {
     Perform(Box<StepKind>),
     Revert,
+    Recover,
     Undo,
 }
 
@@ -232,6 +238,7 @@ impl From<Decision> for Work {
         match decision {
             Decision::Perform { step, kind } => Self::Effect { step, what: What::Perform(kind) },
             Decision::Revert { step } => Self::Effect { step, what: What::Revert },
+            Decision::Recover { step } => Self::Effect { step, what: What::Recover },
             Decision::Undo { step } => Self::Effect { step, what: What::Undo },
             other => Self::Record(other),
         }
@@ -269,6 +276,7 @@ enum Became {
     Of(Outcome),
     Unapproved,
     Reverted(UndoOutcome),
+    Recovered(Recovery),
     Undone(UndoOutcome),
 }
 
@@ -376,9 +384,11 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     let purpose = match what {
         What::Perform(_) => Purpose::Effect,
         What::Undo if is_asked_by_a_person(stage, step) => Purpose::UndoOfAPerson,
-        What::Revert | What::Undo => Purpose::Upkeep,
+        What::Revert | What::Recover | What::Undo => Purpose::Upkeep,
     };
+    // To look only reads: no guardrail stands in its way.
     if purpose != Purpose::Effect
+        && !matches!(what, What::Recover)
         && let Err(hold) = stage.engine.permits.ask(stage, step, kind, purpose).await
     {
         let held = UndoOutcome::Held(hold);
@@ -387,6 +397,7 @@ async fn effect(stage: &Stage<'_>, step: usize, what: What) -> (usize, Became) {
     let became = match what {
         What::Perform(kind) if !is_approved(stage, step, &kind) => Became::Unapproved,
         What::Perform(kind) => Became::Of(perform(stage, step, &kind, &cx).await),
+        What::Recover => Became::Recovered(quell_actions::recover(kind, &cx).await),
         What::Revert => Became::Reverted(held::of_undo(stage, step, undone().await)),
         What::Undo => Became::Undone(held::of_undo(stage, step, undone().await)),
     };
@@ -421,6 +432,7 @@ fn settle(status: &mut RemediationStatus, steps: &[CompiledStep], run: &Remediat
         Became::Of(outcome) => progress::settle(record, &steps[step].step, outcome, &key, now),
         Became::Unapproved => progress::not_approved(record),
         Became::Reverted(outcome) => progress::settle_revert(record, outcome, &key, now),
+        Became::Recovered(found) => progress::settle_recovery(record, found, &key, now),
         Became::Undone(outcome) => progress::settle_undo(record, outcome, &key, now),
     }
 }

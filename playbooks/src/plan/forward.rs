@@ -54,8 +54,13 @@ pub(super) fn plan(run: Run<'_>, scope: &Scope, now: DateTime<Utc>) -> Plan {
         plan.wake_at = earliest(plan.wake_at, run.status.approval.as_ref().and_then(|gate| gate.expires_at));
     }
     let undoing: Vec<usize> = plan.decisions.iter().filter_map(super::undo::step_of).collect();
+    // A step whose undo is asked for never begins, also while that of another goes first.
+    let given_up = |record: &StepRecord| {
+        let begun = matches!(record.state, StepState::Running | StepState::Retrying | StepState::Reverting);
+        !begun && record.receipt.is_none() && run.asked.undo_steps.contains(&record.name)
+    };
     for (index, _, record) in run.main() {
-        if undoing.contains(&index) {
+        if undoing.contains(&index) || given_up(record) {
             continue;
         }
         match record.state {

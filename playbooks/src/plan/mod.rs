@@ -97,6 +97,11 @@ pub enum Decision {
         /// The step.
         step: usize,
     },
+    /// Look in the cluster for an effect of the step that was made and not recorded, so that it is undone as well. Changes nothing there.
+    Recover {
+        /// The step.
+        step: usize,
+    },
     /// Undo the step.
     Undo {
         /// The step.

@@ -71,6 +71,10 @@ pub(super) fn whole(run: Run<'_>, cause: Cause, now: DateTime<Utc>) -> Plan {
         plan.decisions.push(Decision::Enter { phase: Phase::Undoing, reason, message });
         return plan;
     }
+    // All are looked for before the first is undone: what is found last may have been done last.
+    if look(&mut plan, run.main().rev(), now) {
+        return plan;
+    }
     for (index, step, record) in run.main().rev() {
         match record.state {
             StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => plan
@@ -102,11 +106,23 @@ pub(super) fn whole(run: Run<'_>, cause: Cause, now: DateTime<Utc>) -> Plan {
 /// Steps that are to be undone by themselves, what was done last first, one at a time. One that is under way is seen through before.
 pub(super) fn single(run: Run<'_>, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
+    let goes_on = |record: &StepRecord| {
+        matches!(record.state, StepState::Running | StepState::Retrying) && !run.status.phase.is_final()
+    };
+    let named = run.main().rev().filter(|(_, _, record)| run.asked.undo_steps.contains(&record.name));
+    if look(&mut plan, named.filter(|(_, _, record)| !goes_on(record)), now) {
+        return plan;
+    }
     for (index, step, record) in run.main().rev() {
         if !run.asked.undo_steps.contains(&record.name) {
             continue;
         }
         match record.state {
+            StepState::Undoing if record.receipt.is_none() => plan.decisions.push(Decision::Skip {
+                step: index,
+                reason: Reason::Aborted,
+                message: "its undo was asked for, and it had changed nothing that could be put back".into(),
+            }),
             StepState::Pending | StepState::AwaitingApproval | StepState::Waiting | StepState::Held
                 if !run.status.phase.is_final() && record.receipt.is_none() =>
             {
@@ -134,9 +150,43 @@ pub(super) fn single(run: Run<'_>, now: DateTime<Utc>) -> Plan {
 /// The step that a decision of [`single`] is about.
 pub(super) fn step_of(decision: &Decision) -> Option<usize> {
     match decision {
-        Decision::Undo { step } | Decision::Skip { step, .. } => Some(*step),
+        Decision::Recover { step } | Decision::Undo { step } | Decision::Skip { step, .. } => Some(*step),
         _ => None,
     }
+}
+
+/// Plans to look for what may have been changed and not been recorded. Whether anything is still to be looked for, now or later.
+fn look<'a>(
+    plan: &mut Plan,
+    records: impl Iterator<Item = (usize, &'a CompiledStep, &'a StepRecord)>,
+    now: DateTime<Utc>,
+) -> bool {
+    let mut any = false;
+    for (step, _, record) in records.filter(|(_, step, record)| may_have_changed(step, record)) {
+        any = true;
+        if record.state == StepState::Undoing {
+            when_due(plan, record, now, Decision::Recover { step });
+        } else {
+            // What the step itself waits for is no reason to wait.
+            plan.decisions.push(Decision::Recover { step });
+        }
+    }
+    any
+}
+
+/// Whether the step may have had an effect of which the record tells nothing: the process ended, or no answer came, between the two. A
+/// step that was done before its record was first written is still `Pending` there, and may even have been skipped since.
+fn may_have_changed(step: &CompiledStep, record: &StepRecord) -> bool {
+    let told = matches!(record.state, StepState::Succeeded | StepState::Undone | StepState::NotUndone);
+    record.receipt.is_none() && !record.nothing_found && !told && traits(&step.step.kind).carries_mark
+}
+
+/// Whether the step's last word was that no answer came: reason enough to look even where nobody asks.
+fn ended_unanswered(step: &CompiledStep, record: &StepRecord) -> bool {
+    let unanswered =
+        [Reason::ApiUnavailable, Reason::TimedOut].iter().any(|reason| reason.to_string() == record.reason);
+    let ended = record.state == StepState::Cancelled || (record.state == StepState::Failed && unanswered);
+    ended && may_have_changed(step, record)
 }
 
 fn changed_something(step: &CompiledStep, record: &StepRecord) -> bool {
@@ -160,7 +210,8 @@ fn failure_to_undo(run: Run<'_>) -> Option<String> {
 /// Whether there is something that an undo would look at.
 fn is_left(run: Run<'_>) -> bool {
     run.main().any(|(_, step, record)| {
-        changed_something(step, record) && !matches!(record.state, StepState::Undone | StepState::NotUndone)
+        let undone = matches!(record.state, StepState::Undone | StepState::NotUndone);
+        (changed_something(step, record) && !undone) || ended_unanswered(step, record)
     })
 }
 

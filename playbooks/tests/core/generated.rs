@@ -258,6 +258,12 @@ fn check(game: &Game, plan: &Plan, begun: &mut [i32]) {
                 assert!(status.steps[*step].receipt.is_some());
                 *step
             }
+            Decision::Recover { step } => {
+                let record = &status.steps[*step];
+                assert!(record.receipt.is_none() && !record.nothing_found && !steps[*step].finally);
+                assert!(status.phase == Phase::Undoing || game.undo_steps.contains(&record.name));
+                *step
+            }
             Decision::Undo { step } => {
                 may_be_undone(game, *step);
                 *step

@@ -11,7 +11,7 @@ use quell_playbooks::guardrails::{
     Group, Guardrails, Hold, Impact, Key, Ledger, Place, Purpose, Subject, Totals, Verdict, compile, reach,
 };
 use quell_playbooks::plan::{self, Asked as AskedOfRun, Run};
-use quell_playbooks::{Decision, Outcome, TargetState, World, progress};
+use quell_playbooks::{Decision, Outcome, Recovery, TargetState, World, progress};
 use serde_json::{Value, json};
 
 use crate::support::{compiled, finding};
@@ -369,6 +369,11 @@ fn a_step_that_is_held_has_not_begun_and_its_time_does_not_run() {
     // A run that is undone while it is held has nothing to put back.
     progress::settle(&mut status.steps[0], &steps[0].step, Outcome::Held(hold), "key", late);
     status.phase = quell_crds::v1alpha1::Phase::Undoing;
+    let plan = plan::plan(run(&steps, &status, Intent::Undo), &scope, late);
+    assert!(plan.decisions.iter().all(|one| matches!(one, Decision::Recover { .. })), "{plan:?}");
+    for record in &mut status.steps {
+        progress::settle_recovery(record, Recovery::Nothing, "key", late);
+    }
     let plan = plan::plan(run(&steps, &status, Intent::Undo), &scope, late);
     assert!(plan.decisions.iter().all(|one| matches!(one, Decision::Skip { .. })), "{plan:?}");
 }

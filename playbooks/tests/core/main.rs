@@ -12,6 +12,7 @@ mod kept;
 mod library;
 mod order;
 mod record;
+mod recover;
 mod retry;
 mod select;
 mod steer;

@@ -182,7 +182,7 @@ fn a_cancel_leaves_what_was_done_and_an_undo_takes_it_back_afterwards() {
     game.log.clear();
     game.intent = Intent::Undo;
     game.play();
-    assert_eq!(game.log, ["enter Undoing InProgress", "undo b", "undo a", "enter Undone Undone"]);
+    assert_eq!(game.log, ["enter Undoing InProgress", "recover c", "undo b", "undo a", "enter Undone Undone"]);
 }
 
 #[test]

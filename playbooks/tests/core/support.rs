@@ -11,7 +11,7 @@ use quell_crds::v1alpha1::{
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::plan::gate::{Vote, Votes};
 use quell_playbooks::plan::{self, Asked, Run};
-use quell_playbooks::{Decision, Outcome, Plan, UndoOutcome, World, apply, progress, refresh};
+use quell_playbooks::{Decision, Outcome, Plan, Recovery, UndoOutcome, World, apply, progress, refresh};
 use serde_json::Value;
 
 /// Rounds after which a run that has not ended never will.
@@ -92,6 +92,9 @@ pub struct Game {
     outcomes: HashMap<String, VecDeque<Outcome>>,
     undos: HashMap<String, VecDeque<UndoOutcome>>,
     busy: HashMap<String, usize>,
+    recoveries: HashMap<String, VecDeque<Recovery>>,
+    /// What stands in the cluster, by step, whatever the records say.
+    pub stands: HashMap<String, Receipt>,
 }
 
 impl Game {
@@ -117,6 +120,8 @@ impl Game {
             outcomes: HashMap::new(),
             undos: HashMap::new(),
             busy: HashMap::new(),
+            recoveries: HashMap::new(),
+            stands: HashMap::new(),
         }
     }
 
@@ -145,6 +150,18 @@ impl Game {
     /// What the undos of a step come to. Default: undone.
     pub fn on_undo(mut self, step: &str, outcomes: impl IntoIterator<Item = UndoOutcome>) -> Self {
         self.undos.insert(step.into(), outcomes.into_iter().collect());
+        self
+    }
+
+    /// What looking for a step's effect comes to, in turn. Default, and in the end: what stands.
+    pub fn on_recovery(mut self, step: &str, found: impl IntoIterator<Item = Recovery>) -> Self {
+        self.recoveries.insert(step.into(), found.into_iter().collect());
+        self
+    }
+
+    /// The process ends: the next one knows no more than what was recorded, and finds what stands.
+    pub fn crash(&mut self, recorded: RemediationStatus) -> &mut Self {
+        self.status = plan::prepare(&self.steps, Some(&recorded), self.now);
         self
     }
 
@@ -178,6 +195,7 @@ impl Game {
             }
             Decision::LetGo { step, .. } => format!("let go of {}", name(step)),
             Decision::Revert { step } => format!("revert {}", name(step)),
+            Decision::Recover { step } => format!("recover {}", name(step)),
             Decision::Undo { step } => format!("undo {}", name(step)),
             Decision::Finish { outcome, reason, .. } => format!("finish {outcome} {reason}"),
             Decision::Close { phase, .. } => format!("close {phase}"),
@@ -222,18 +240,40 @@ impl Game {
                 let compiled = &self.steps[*step].step;
                 self.given.push((compiled.name.clone(), (**kind).clone()));
                 let outcome = next(&mut self.outcomes, &compiled.name).unwrap_or_else(done);
+                if let Outcome::Done { receipt: Some(receipt), .. }
+                | Outcome::Pending { receipt: Some(receipt), .. }
+                | Outcome::Failed { receipt: Some(receipt), .. } = &outcome
+                {
+                    self.stands.insert(compiled.name.clone(), receipt.clone());
+                }
                 progress::settle(&mut self.status.steps[*step], compiled, outcome, "shop/run/step", now);
             }
             Decision::Revert { step } => {
-                let outcome = next(&mut self.undos, &self.steps[*step].step.name).unwrap_or_else(undone);
+                let outcome = self.undo(*step);
                 progress::settle_revert(&mut self.status.steps[*step], outcome, "shop/run/step", now);
             }
+            Decision::Recover { step } => {
+                let name = &self.steps[*step].step.name;
+                let told = self.recoveries.get_mut(name).and_then(VecDeque::pop_front);
+                let stands = || self.stands.get(name).cloned().map_or(Recovery::Nothing, Recovery::Found);
+                let found = told.unwrap_or_else(stands);
+                progress::settle_recovery(&mut self.status.steps[*step], found, "shop/run/step", now);
+            }
             Decision::Undo { step } => {
-                let outcome = next(&mut self.undos, &self.steps[*step].step.name).unwrap_or_else(undone);
+                let outcome = self.undo(*step);
                 progress::settle_undo(&mut self.status.steps[*step], outcome, "shop/run/step", now);
             }
             _ => {}
         }
+    }
+
+    fn undo(&mut self, step: usize) -> UndoOutcome {
+        let name = &self.steps[step].step.name;
+        let outcome = next(&mut self.undos, name).unwrap_or_else(undone);
+        if matches!(outcome, UndoOutcome::Undone { .. }) {
+            self.stands.remove(name);
+        }
+        outcome
     }
 
     /// Turns and waits until nothing more happens by itself.

@@ -66,7 +66,15 @@ fn a_run_under_way_is_stopped_and_undone() {
     game.turn();
     assert_eq!(
         undo(&mut game),
-        ["enter Undoing InProgress", "skip c Aborted", "skip b Aborted", "undo a", "enter Undone Undone"]
+        [
+            "enter Undoing InProgress",
+            "recover c",
+            "recover b",
+            "skip c Aborted",
+            "skip b Aborted",
+            "undo a",
+            "enter Undone Undone"
+        ]
     );
     assert_eq!(game.states(), [StepState::Undone, StepState::Skipped, StepState::Skipped]);
 }
@@ -78,7 +86,7 @@ fn a_step_under_way_that_has_changed_something_is_undone() {
     game.turn();
     assert_eq!(
         undo(&mut game),
-        ["enter Undoing InProgress", "skip c Aborted", "undo b", "undo a", "enter Undone Undone"]
+        ["enter Undoing InProgress", "recover c", "skip c Aborted", "undo b", "undo a", "enter Undone Undone"]
     );
 }
 
@@ -127,7 +135,15 @@ fn a_failed_step_that_says_undo_undoes_what_was_done_and_the_run_fails() {
     game.play();
     assert_eq!(
         game.log,
-        ["perform a", "perform b", "enter Undoing StepFailed", "skip c Aborted", "undo a", "enter Failed StepFailed"]
+        [
+            "perform a",
+            "perform b",
+            "enter Undoing StepFailed",
+            "recover b",
+            "skip c Aborted",
+            "undo a",
+            "enter Failed StepFailed"
+        ]
     );
     assert_eq!(game.end().2, "b failed (Invalid): no; undone: a");
 }
@@ -165,7 +181,7 @@ fn a_failed_run_can_be_undone_by_a_person() {
     game.play();
     assert_eq!(game.end().0, Phase::Failed);
     assert!(game.status.finished_at.is_some());
-    assert_eq!(undo(&mut game), ["enter Undoing InProgress", "undo b", "undo a", "enter Undone Undone"]);
+    assert_eq!(undo(&mut game), ["enter Undoing InProgress", "recover c", "undo b", "undo a", "enter Undone Undone"]);
     assert_eq!(game.record("c").state, StepState::Failed);
 }
 

@@ -13,6 +13,7 @@ mod quarantine;
 mod rebuild_http;
 mod rebuild_job;
 mod receiver;
+mod recover;
 mod revoke_access;
 mod rollback;
 mod run;

@@ -23,7 +23,7 @@ fn to(to: RollbackTo, revision: Option<i64>) -> StepKind {
     StepKind::Rollback(Rollback { to, revision })
 }
 
-fn previous() -> StepKind {
+pub fn previous() -> StepKind {
     to(RollbackTo::Previous, None)
 }
 
@@ -32,7 +32,7 @@ async fn stage() -> Result<Stage> {
 }
 
 /// The Deployment `shop`, which has had these tags one after the other.
-async fn shop(stage: &Stage, tags: &[&str]) -> Result<Deployment> {
+pub async fn shop(stage: &Stage, tags: &[&str]) -> Result<Deployment> {
     rolled(stage, deployment("shop").replicas(2), tags).await
 }
 

@@ -17,7 +17,7 @@ use quell_crds::v1alpha1::{
 use quell_notify::Courier;
 use quell_playbooks::cel::Names;
 use quell_playbooks::facts::STEP_VARIABLES;
-use quell_playbooks::{Outcome, TargetState, UndoOutcome, World, progress};
+use quell_playbooks::{Outcome, Recovery, TargetState, UndoOutcome, World, progress};
 use quell_tests::wait::{DEADLINE, eventually};
 
 use crate::stage::Stage;
@@ -179,6 +179,31 @@ impl<'a> Run<'a> {
         let receipt = self.receipt()?;
         let writer = Writer::new(self.stage.actor.clone());
         Ok(self.with(&writer, async |kind, cx| quell_actions::undo(kind, &receipt, cx).await).await)
+    }
+
+    /// How many writes were asked for on its stage so far.
+    pub fn writes(&self) -> usize {
+        self.stage.writes()
+    }
+
+    /// Looks for what was done and not recorded.
+    pub async fn recover(&self) -> Recovery {
+        let writer = Writer::new(self.stage.actor.clone());
+        self.with(&writer, async |kind, cx| quell_actions::recover(kind, cx).await).await
+    }
+
+    /// The record is lost; what it told is found by the mark, and is in the record again as it was.
+    pub async fn lose_and_find(&mut self) -> Result<()> {
+        let told = self.receipt()?;
+        self.lose_record();
+        match self.recover().await {
+            Recovery::Found(receipt) => self.record.receipt = Some(receipt),
+            other => bail!("{other:?}"),
+        }
+        let found = self.receipt()?;
+        anyhow::ensure!(found.is_for_the_same(&told), "{found:?} is not for what was changed: {told:?}");
+        anyhow::ensure!((found.also.len(), &found.before) == (told.also.len(), &told.before), "{found:?} {told:?}");
+        Ok(())
     }
 
     /// Undoes a step that has changed nothing.

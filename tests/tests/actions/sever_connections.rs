@@ -31,7 +31,7 @@ async fn stage(kind: &StepKind) -> Result<Stage> {
 }
 
 /// A pod that runs, under quarantine.
-async fn quarantined(stage: &Stage) -> Result<Pod> {
+pub async fn quarantined(stage: &Stage) -> Result<Pod> {
     let mut pod = fixtures::pod("shop");
     pod.metadata.labels = Some(BTreeMap::from([(names::QUARANTINE.to_owned(), "full".to_owned())]));
     stage.namespace.create_object(&pod).await?;

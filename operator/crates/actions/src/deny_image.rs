@@ -46,6 +46,18 @@ pub async fn perform(parameters: &DenyImage, cx: &Context<'_>) -> Result<Progres
     }
 }
 
+/// The block, where this step has made it.
+pub async fn recover(cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
+    let api: Api<ImageBlock> = Api::all(cx.writer.client());
+    let there = cx.writer.get(&api, "", &name(cx)).await?;
+    Ok(there.filter(|there| cx.mark.is_on(there.metadata.annotations.as_ref())).map(|there| {
+        // The first generation is what was made. Of a later one nothing tells what was there: undo must find it changed.
+        let made = there.metadata.generation == Some(1);
+        let after = if made { spec(&there) } else { Map::from_iter([("generation".to_owned(), json!(1))]) };
+        Receipt { after, ..receipt(&there) }
+    }))
+}
+
 /// Deletes the block, where it is still the one that was made.
 pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
     let api: Api<ImageBlock> = Api::all(cx.writer.client());
@@ -77,14 +89,18 @@ fn block(parameters: &DenyImage, cx: &Context<'_>) -> Result<ImageBlock, ActionE
     spec.expires_at = parameters.r#for.and_then(|time| expiry(cx.now, time.get()));
     let mut labels = cx.mark.labels();
     labels.insert(names::MANAGED_BY.to_owned(), names::QUELL.to_owned());
-    let name = names::created_for_cluster(&cx.mark.namespace, &cx.mark.remediation, &cx.mark.step);
     let metadata = ObjectMeta {
-        name: Some(name),
+        name: Some(name(cx)),
         labels: Some(labels),
         annotations: Some(cx.mark.annotations()),
         ..ObjectMeta::default()
     };
     Ok(ImageBlock { metadata, spec })
+}
+
+/// Fixed by run and step.
+fn name(cx: &Context<'_>) -> String {
+    names::created_for_cluster(&cx.mark.namespace, &cx.mark.remediation, &cx.mark.step)
 }
 
 /// Rounded up: the API server compares whole seconds.
@@ -173,17 +189,20 @@ fn done(block: &ImageBlock, now: DateTime<Utc>) -> Progress {
     let expired = block.spec.expires_at.is_some_and(|end| end <= now);
     let verb = if expired { "was refused" } else { "is refused" };
     let message = format!("{} {verb} in {place}{until}, by ImageBlock {name}; what runs goes on", what(&block.spec));
-    let receipt = Receipt {
+    Progress::done(message, Some(receipt(block))).with_outputs([("imageBlock".to_owned(), name)])
+}
+
+fn receipt(block: &ImageBlock) -> Receipt {
+    Receipt {
         api_version: "quell.dev/v1alpha1".to_owned(),
         kind: "ImageBlock".to_owned(),
         namespace: String::new(),
-        name: name.clone(),
+        name: block.name_any(),
         uid: block.uid().unwrap_or_default(),
         before: Map::new(),
         after: spec(block),
         also: Vec::new(),
-    };
-    Progress::done(message, Some(receipt)).with_outputs([("imageBlock".to_owned(), name)])
+    }
 }
 
 fn what(spec: &ImageBlockSpec) -> String {

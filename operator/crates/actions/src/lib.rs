@@ -34,8 +34,9 @@ pub use write::{Gate, Write, Writer};
 
 use std::collections::BTreeMap;
 
+use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::{Receipt, StepKind, step};
-use quell_playbooks::{Outcome, UndoOutcome};
+use quell_playbooks::{Outcome, Recovery, UndoOutcome};
 
 /// How far an action has come.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +117,35 @@ pub async fn perform(kind: &StepKind, cx: &Context<'_>) -> Outcome {
     }
 }
 
+/// Looks for an effect of this very run and step that was made and not recorded, by the mark that it carries. Reads only.
+pub async fn recover(kind: &StepKind, cx: &Context<'_>) -> Recovery {
+    let found = match kind {
+        StepKind::Quarantine(parameters) => quarantine::recover(parameters, cx).await,
+        StepKind::DenyImage(_) => deny_image::recover(cx).await,
+        StepKind::Rollback(_) => rollback::recover(cx).await,
+        StepKind::SetImage(_) => set_image::recover(cx).await,
+        StepKind::SeverConnections(step::SeverConnections { by: step::SeverBy::Pause }) => {
+            sever_connections::recover(cx).await
+        }
+        // What they intend is recorded first, or there is nothing to put back.
+        StepKind::SeverConnections(_)
+        | StepKind::RevokeAccess(_)
+        | StepKind::Rebuild(_)
+        | StepKind::Notify(_)
+        | StepKind::Wait(_) => Ok(None),
+    };
+    match found {
+        Ok(Some(receipt)) => Recovery::Found(receipt),
+        Ok(None) => Recovery::Nothing,
+        Err(error) => match error.reason() {
+            // What isn't there, or can't be acted on, carries no mark.
+            Reason::TargetNotFound | Reason::TargetReplaced | Reason::TargetUnsupported => Recovery::Nothing,
+            reason if error.is_transient() => Recovery::TryAgain { reason, message: error.to_string() },
+            reason => Recovery::Unknown { reason, message: error.to_string() },
+        },
+    }
+}
+
 /// Undoes a step, from the record's receipt.
 pub async fn undo(kind: &StepKind, receipt: &Receipt, cx: &Context<'_>) -> UndoOutcome {
     let undone = match kind {
@@ -128,7 +158,7 @@ pub async fn undo(kind: &StepKind, receipt: &Receipt, cx: &Context<'_>) -> UndoO
         }
         StepKind::SeverConnections(_) => {
             return UndoOutcome::LeftAlone {
-                reason: quell_crds::conditions::Reason::NothingToUndo,
+                reason: Reason::NothingToUndo,
                 message: "what was severed stays so: connections are made anew by their ends once nothing forbids them"
                     .into(),
             };
@@ -136,7 +166,7 @@ pub async fn undo(kind: &StepKind, receipt: &Receipt, cx: &Context<'_>) -> UndoO
         StepKind::RevokeAccess(_) => Box::pin(revoke_access::undo(receipt, cx)).await,
         StepKind::Rebuild(_) | StepKind::Notify(_) | StepKind::Wait(_) => {
             return UndoOutcome::LeftAlone {
-                reason: quell_crds::conditions::Reason::NothingToUndo,
+                reason: Reason::NothingToUndo,
                 message: format!("{} has nothing that could be undone", kind.name()),
             };
         }

@@ -14,6 +14,7 @@ mod pod;
 mod policy;
 mod probe;
 mod profile;
+mod recover;
 
 pub use deny::{DenyKind, as_object as deny_policy};
 pub use host_network::{CORDONING, OUTPUT as HOST_NETWORK, TERMINATING};
@@ -24,6 +25,7 @@ pub use owner::PAUSING;
 pub use pod::released_by;
 pub use probe::{Answer, RIGHTS as PROBING, probe};
 pub use profile::{FULL, Profile, policy_name};
+pub use recover::recover;
 
 use std::collections::BTreeMap;
 

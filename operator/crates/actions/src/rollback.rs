@@ -85,6 +85,16 @@ pub async fn perform(parameters: &Rollback, cx: &Context<'_>) -> Result<Progress
     Err(workloads::too_fast("the Deployment"))
 }
 
+/// What this step has changed, where the Deployment carries its mark.
+pub async fn recover(cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
+    let live = workloads::find(cx, "rollback", &[Kind::Deployment], OTHERWISE).await?;
+    if !cx.mark.is_on(live.metadata.annotations.as_ref()) {
+        return Ok(None);
+    }
+    let history = History::read(cx, &live).await?;
+    Ok(workloads::marked(cx, &live, |before| put_there(before, &live, &history)))
+}
+
 /// Puts the template back that was there before, where nobody has changed it since.
 pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
     let [before, after] = [&receipt.before, &receipt.after].map(|of| of.get("template").unwrap_or(&Value::Null));

@@ -21,6 +21,10 @@ pub const RIGHTS: &[Right] = &[
 const OTHERWISE: &str =
     "it sets images of Deployments, StatefulSets and DaemonSets; change this one where it comes from";
 
+const KINDS: [Kind; 3] = [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet];
+/// Key of a receipt's `before`: the image that the step puts there, for who finds the mark and has no record.
+const REPLACED_BY: &str = "replacedBy";
+
 /// A container of a pod template, and where it is.
 struct Container {
     path: String,
@@ -41,8 +45,7 @@ pub async fn perform(parameters: &SetImage, cx: &Context<'_>) -> Result<Progress
         return Err(ActionError::refused(Reason::ParameterInvalid, message));
     }
     for _ in 0..LOOKS {
-        let kinds = [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet];
-        let live = workloads::find(cx, "setImage", &kinds, OTHERWISE).await?;
+        let live = workloads::find(cx, "setImage", &KINDS, OTHERWISE).await?;
         let put_there = |before: &Map<String, Value>| {
             let container = before.get("container").cloned().unwrap_or_default();
             part(container, json!(wanted))
@@ -59,7 +62,8 @@ pub async fn perform(parameters: &SetImage, cx: &Context<'_>) -> Result<Progress
         if let Some(waits) = workloads::busy_with_another(cx, &live) {
             return Ok(waits);
         }
-        let before = workloads::remember(&live, part(json!(container.name), json!(container.image)));
+        let mut before = workloads::remember(&live, part(json!(container.name), json!(container.image)));
+        before.insert(REPLACED_BY.to_owned(), json!(wanted));
         let operations = replace(&container, wanted);
         if workloads::change(cx, &live, operations, &before).await?.is_some() {
             let receipt = live.receipt(before, part(json!(container.name), json!(wanted)));
@@ -73,6 +77,18 @@ pub async fn perform(parameters: &SetImage, cx: &Context<'_>) -> Result<Progress
         }
     }
     Err(workloads::too_fast("the workload"))
+}
+
+/// What this step has changed, where the workload carries its mark.
+pub async fn recover(cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
+    let live = workloads::find(cx, "setImage", &KINDS, OTHERWISE).await?;
+    Ok(workloads::marked(cx, &live, |before| {
+        let name = text(before, "container");
+        let put = before.get(REPLACED_BY).cloned();
+        // A mark that doesn't tell is an older version's: what is there now counts as what the step put there.
+        let there = || containers(&live).into_iter().find(|one| one.name == name).map(|one| json!(one.image));
+        part(json!(name), put.or_else(there).unwrap_or_default())
+    }))
 }
 
 /// Gives the container its old image back, where nobody has changed it since.

@@ -96,6 +96,23 @@ pub async fn perform(parameters: &SeverConnections, cx: &Context<'_>) -> Result<
     }
 }
 
+/// The Job that paused the pod, where this step has made it.
+pub async fn recover(cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
+    // Where it isn't switched on, nothing was made.
+    let Some(severing) = cx.cluster.severing() else { return Ok(None) };
+    let api: Api<Raw<Job>> = Api::namespaced(cx.writer.client(), &severing.namespace);
+    let there = cx.writer.get(&api, &severing.namespace, &job_name(cx, &cx.mark.step)).await?;
+    let target = &cx.world.finding.spec.target;
+    let pod = PodFacts {
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        uid: target.uid.clone(),
+        ..PodFacts::default()
+    };
+    let pod = if let TargetState::Pod(known) = &cx.world.target { known } else { &pod };
+    Ok(there.filter(|job| cx.mark.is_on(job.metadata.annotations.as_ref())).map(|job| receipt(&job, pod)))
+}
+
 /// Lets the processes of a paused pod go on.
 pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
     let severing = enabled(cx)?;

@@ -65,15 +65,7 @@ async fn cordon(pod: &PodFacts, cx: &Context<'_>) -> Result<Progress, ActionErro
             return Err(ActionError::refused(Reason::TargetNotFound, message));
         };
         let annotations = live.metadata.annotations.as_ref();
-        let receipt = Receipt {
-            api_version: "v1".to_owned(),
-            kind: "Node".to_owned(),
-            name: node.clone(),
-            uid: live.metadata.uid.clone().unwrap_or_default(),
-            before: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(false))]),
-            after: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(true))]),
-            ..Receipt::default()
-        };
+        let receipt = of_node(&live);
         if live.spec[UNSCHEDULABLE] == json!(true) {
             if cx.mark.is_on(annotations) {
                 return Ok(done("Cordon", format!("node {node} is cordoned; {goes_on}"), Some(receipt)));
@@ -92,6 +84,49 @@ async fn cordon(pod: &PodFacts, cx: &Context<'_>) -> Result<Progress, ActionErro
         }
     }
     Err(too_fast(node))
+}
+
+fn of_node(live: &Raw<Node>) -> Receipt {
+    Receipt {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: live.metadata.name.clone().unwrap_or_default(),
+        uid: live.metadata.uid.clone().unwrap_or_default(),
+        before: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(false))]),
+        after: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(true))]),
+        ..Receipt::default()
+    }
+}
+
+/// The receipt of a node that this very run and step has cordoned, as its mark tells it.
+pub(super) async fn cordoned(node: &str, cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
+    let api: Api<Raw<Node>> = Api::all(cx.writer.client());
+    let live = cx.writer.get(&api, "", node).await?;
+    // Runs of one name in two namespaces are two, and a node has none.
+    let finding = format!("{}/{}", cx.mark.namespace, cx.mark.finding);
+    let is_ours = |live: &Raw<Node>| {
+        let annotations = live.metadata.annotations.as_ref();
+        cx.mark.is_on(annotations) && annotations.and_then(|all| all.get(names::FINDING)) == Some(&finding)
+    };
+    Ok(live.filter(is_ours).map(|live| of_node(&live)))
+}
+
+/// The receipt of a pod that this very run and step is about to end, or has ended, as its mark tells it.
+pub(super) fn terminating(pod: &PodFacts, cx: &Context<'_>) -> Option<Receipt> {
+    let ours = pod.host_network && cx.mark.is_on(pod.annotations.as_ref());
+    ours.then(|| of_ended(pod))
+}
+
+fn of_ended(pod: &PodFacts) -> Receipt {
+    Receipt {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        after: Map::from_iter([(TERMINATED.to_owned(), json!(true))]),
+        ..Receipt::default()
+    }
 }
 
 /// Lets pods be placed on the node again, where nobody has changed that since.
@@ -132,15 +167,7 @@ pub(super) async fn uncordon(receipt: &Receipt, cx: &Context<'_>) -> Result<Stri
 async fn terminate(pod: &PodFacts, cx: &Context<'_>) -> Result<Progress, ActionError> {
     let PodFacts { namespace, name, .. } = pod;
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), namespace);
-    let receipt = Receipt {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        namespace: namespace.clone(),
-        name: name.clone(),
-        uid: pod.uid.clone(),
-        after: Map::from_iter([(TERMINATED.to_owned(), json!(true))]),
-        ..Receipt::default()
-    };
+    let receipt = of_ended(pod);
     let mut there = pod.annotations.clone();
     for _ in 0..LOOKS {
         let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": pod.uid})];

@@ -95,6 +95,19 @@ pub(super) struct Ended {
     pub failed: Option<(Reason, bool)>,
 }
 
+fn chosen(first: &Receipt) -> Result<Option<Chosen>, ActionError> {
+    let Some(value) = first.after.get(OTHERS) else { return Ok(None) };
+    serde_json::from_value(value.clone()).map(Some).map_err(|error| {
+        ActionError::refused(Reason::Invalid, format!("which other pods were meant can't be read: {error}"))
+    })
+}
+
+/// Name, UID and workload of those that the receipt of the first names.
+pub(super) fn named(first: &Receipt) -> Result<Vec<(String, String, Option<Workload>)>, ActionError> {
+    let pods = chosen(first)?.map(|chosen| chosen.pods).unwrap_or_default();
+    Ok(pods.into_iter().map(|other| (other.name, other.uid, other.workload)).collect())
+}
+
 /// Cuts off those that the receipt of the first names, side by side.
 pub(super) async fn cut(
     parameters: &Quarantine,
@@ -102,10 +115,7 @@ pub(super) async fn cut(
     cutting: &Cutting<'_>,
     cx: &Context<'_>,
 ) -> Result<Ended, ActionError> {
-    let Some(value) = first.after.get(OTHERS) else { return Ok(Ended::default()) };
-    let chosen: Chosen = serde_json::from_value(value.clone()).map_err(|error| {
-        ActionError::refused(Reason::Invalid, format!("which other pods were meant can't be read: {error}"))
-    })?;
+    let Some(chosen) = chosen(first)? else { return Ok(Ended::default()) };
     let mut ended = Ended::default();
     let all = join_all(chosen.pods.iter().map(|other| one(parameters, &first.namespace, other, cutting, cx))).await;
     for (other, became) in chosen.pods.iter().zip(all) {

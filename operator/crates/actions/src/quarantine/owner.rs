@@ -124,6 +124,15 @@ impl Above {
         }
     }
 
+    /// What counts the pods of a workload, where no pod tells any more who controlled it.
+    pub(super) fn topmost(workload: &Workload) -> Self {
+        let Workload { api_version, kind, name, uid, .. } = workload;
+        Counts::of(api_version, kind).map_or_else(
+            || Self::Other(format!("{kind} {name}")),
+            |kind| Self::Counted(Counter { kind, name: name.clone(), uid: uid.clone() }),
+        )
+    }
+
     /// Whether the pod's own labels are taken away.
     pub(super) fn lets_go(&self, owner: Owner) -> bool {
         match owner {
@@ -237,6 +246,46 @@ impl Counter {
         }
     }
 
+    /// By how much this run and step has lowered it, as its ledger tells.
+    pub(super) async fn was_lowered(&self, cx: &Context<'_>, namespace: &str) -> Result<Option<Effect>, ActionError> {
+        match self.kind {
+            Counts::Deployment => self.was_lowered_kind::<Deployment>(cx, namespace).await,
+            Counts::ReplicaSet => self.was_lowered_kind::<ReplicaSet>(cx, namespace).await,
+            Counts::Rollout => self.was_lowered_kind::<Rollout>(cx, namespace).await,
+            Counts::Job => self.was_lowered_kind::<Job>(cx, namespace).await,
+        }
+    }
+
+    async fn was_lowered_kind<K>(&self, cx: &Context<'_>, namespace: &str) -> Result<Option<Effect>, ActionError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug,
+    {
+        let api: Api<Raw<K>> = Api::namespaced(cx.writer.client(), namespace);
+        let found = cx.writer.get(&api, namespace, &self.name).await?;
+        let live = found.filter(|live| self.uid.is_empty() || live.metadata.uid.as_ref() == Some(&self.uid));
+        Ok(live.and_then(|live| {
+            let ledger = Ledger::on(&live);
+            let by = ledger.by.get(&cx.key())?;
+            Some(self.effect(namespace, &live, ledger.now + by, ledger.now))
+        }))
+    }
+
+    fn effect<K>(&self, namespace: &str, live: &Raw<K>, before: i64, after: i64) -> Effect
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let field = self.kind.field();
+        Effect {
+            api_version: K::api_version(&()).into_owned(),
+            kind: K::kind(&()).into_owned(),
+            namespace: namespace.to_owned(),
+            name: self.name.clone(),
+            uid: live.metadata.uid.clone().unwrap_or_default(),
+            before: Map::from_iter([(field.to_owned(), json!(before))]),
+            after: Map::from_iter([(field.to_owned(), json!(after))]),
+        }
+    }
+
     async fn lower_kind<K>(&self, cx: &Context<'_>, namespace: &str, less: usize) -> Result<Lowered, ActionError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug,
@@ -249,15 +298,7 @@ impl Counter {
             else {
                 return Ok(Lowered::Nothing(format!("{title} is gone, and starts none")));
             };
-            let effect = |before: i64, after: i64| Effect {
-                api_version: K::api_version(&()).into_owned(),
-                kind: K::kind(&()).into_owned(),
-                namespace: namespace.to_owned(),
-                name: self.name.clone(),
-                uid: live.metadata.uid.clone().unwrap_or_default(),
-                before: Map::from_iter([(field.to_owned(), json!(before))]),
-                after: Map::from_iter([(field.to_owned(), json!(after))]),
-            };
+            let effect = |before: i64, after: i64| self.effect(namespace, &live, before, after);
             let mut ledger = Ledger::on(&live);
             // Done before, and not recorded.
             if let Some(by) = ledger.by.get(&cx.key()) {

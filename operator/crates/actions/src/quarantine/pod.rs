@@ -81,6 +81,18 @@ fn already(pod: &PodFacts, mark: &Mark, deny: Option<DenyKind>) -> Option<Became
         let other = pod.labels.get(names::REMEDIATION).map_or("somebody else", String::as_str);
         return Some(Became::ByAnother(other.to_owned()));
     }
+    let receipt = found(pod, mark, deny)?;
+    let mut was = pod.clone();
+    was.controller = controller(&receipt);
+    Some(Became::CutOff(was, receipt))
+}
+
+/// The receipt of a pod that this very run and step has cut off, as its mark tells it.
+pub(super) fn found(pod: &PodFacts, mark: &Mark, deny: Option<DenyKind>) -> Option<Receipt> {
+    let ours = pod.labels.contains_key(names::QUARANTINE) && mark.is_on(pod.annotations.as_ref());
+    if !ours {
+        return None;
+    }
     let before = mark::before(pod.annotations.as_ref());
     let was_there = |key: &str| before.get("labels").is_some_and(|labels| labels.get(key).is_some());
     let ours = |key: &str| was_there(key) || key == names::QUARANTINE || key == names::REMEDIATION;
@@ -90,9 +102,7 @@ fn already(pod: &PodFacts, mark: &Mark, deny: Option<DenyKind>) -> Option<Became
     if let Some(others) = others.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
         receipt.after.insert(OTHERS.to_owned(), others);
     }
-    let mut was = pod.clone();
-    was.controller = controller(&receipt);
-    Some(Became::CutOff(was, receipt))
+    Some(receipt)
 }
 
 fn new_labels(pod: &PodFacts, cutting: &Cutting<'_>, mark: &Mark) -> BTreeMap<String, String> {

@@ -11,7 +11,7 @@ use quell_notify::Courier;
 use quell_playbooks::compile::CompiledStep;
 use quell_playbooks::plan::gate::{Vote, Votes};
 use quell_playbooks::plan::{self, Asked, Decision, Run};
-use quell_playbooks::{Outcome, UndoOutcome, World, apply, progress, refresh};
+use quell_playbooks::{Outcome, Recovery, UndoOutcome, World, apply, progress, refresh};
 
 use crate::{Cluster, Context, Mark, Write, Writer};
 
@@ -152,6 +152,10 @@ impl Rehearsal<'_> {
                 tell(step, End::Undone);
                 let undone = UndoOutcome::Undone { message: String::new() };
                 progress::settle_undo(&mut status.steps[step], undone, self.run, self.now);
+            }
+            // A rehearsal has made no change that could have gone unrecorded.
+            Decision::Recover { step } => {
+                progress::settle_recovery(&mut status.steps[step], Recovery::Nothing, self.run, self.now);
             }
             Decision::Revert { step } => {
                 let undone = UndoOutcome::Undone { message: String::new() };
