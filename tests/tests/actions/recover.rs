@@ -100,7 +100,7 @@ async fn an_image_that_was_set_is_found_and_put_back_and_a_change_since_is_not_t
     run.undone().await?;
     let back = stage.namespace.api::<Deployment>().get("shop").await?;
     assert_eq!(
-        (&back.spec.map(|spec| spec.template), marks(&back).len()),
+        (&back.spec.clone().map(|spec| spec.template), marks(&back).len()),
         (&there.spec.clone().map(|spec| spec.template), 0)
     );
 
