@@ -42,7 +42,7 @@ pub struct Declared {
     /// What is known of the rights of playbooks.
     pub reviews: Arc<Reviews>,
     /// Is told when a playbook has its rights, or has them no more.
-    pub declared: UnboundedSender<Notice>,
+    pub notices: UnboundedSender<Notice>,
 }
 
 type Judgement = (Status, Reason, String);
@@ -54,7 +54,7 @@ impl Declared {
         if self.reviews.refresh(&drafts).await {
             // The library is made anew, Findings that came while a playbook had not its rights are looked at again, and the statuses are
             // written after that. Where nobody listens any more, it is the end.
-            let _ = self.declared.send(Notice::Library);
+            let _ = self.notices.send(Notice::Library);
             return AGAIN_WHERE_MISSING;
         }
         for entry in self.library.entries().iter() {

@@ -196,7 +196,7 @@ async fn run_until(
         recorder: recorder.clone(),
         guardrails: watched.clone(),
         reviews,
-        declared: declare,
+        notices: declare,
     });
     tasks.spawn(keep_up(
         noticed,

@@ -77,14 +77,15 @@ pub(super) fn whole(run: Run<'_>, cause: Cause, now: DateTime<Utc>) -> Plan {
     }
     for (index, step, record) in run.main().rev() {
         match record.state {
-            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => plan
-                .decisions
-                .push(Decision::Skip { step: index, reason: Reason::Aborted, message: "the run is undone".into() }),
             StepState::Undone | StepState::NotUndone | StepState::Skipped => {}
+            // Also one that waits for its turn at its object, for a further try.
             _ if changed_something(step, record) => {
                 when_due(&mut plan, record, now, Decision::Undo { step: index });
                 return plan;
             }
+            StepState::Pending | StepState::AwaitingApproval | StepState::Waiting => plan
+                .decisions
+                .push(Decision::Skip { step: index, reason: Reason::Aborted, message: "the run is undone".into() }),
             StepState::Succeeded | StepState::Failed | StepState::Cancelled => {}
             StepState::Running | StepState::Retrying | StepState::Held | StepState::Reverting | StepState::Undoing => {
                 plan.decisions.push(Decision::Skip {

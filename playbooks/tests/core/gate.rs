@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use crate::support::{Game, changed, done, failed};
 
 /// A containment that waits for nobody, then a step with a gate.
-fn gated(gate: Value) -> Game {
+fn gated(settings: Value) -> Game {
     let mut approval = json!({"reason": "Sets ${workload.name} back"});
-    approval.as_object_mut().unwrap().extend(gate.as_object().unwrap().clone());
+    approval.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     let steps =
         json!([{"name": "a", "quarantine": {}}, {"name": "b", "setImage": {"image": "x"}, "approval": approval}]);
     let mut game = Game::with(steps, json!({})).on("a", [changed("a")]);
@@ -147,13 +147,13 @@ fn at_the_moment_of_the_effect_it_is_asked_again_of_what_is_done() {
     let mut game = gated(json!({}));
     game.vote(Some("b"), "jo", true).turn();
     let record = game.record("b").approval.clone();
-    let gate = game.steps[1].step.approval.clone().unwrap();
+    let asked = game.steps[1].step.approval.clone().unwrap();
     let of = |image: &str| -> StepKind { serde_json::from_value(json!({"setImage": {"image": image}})).unwrap() };
     let votes = Votes { all: &game.votes, authors: &[] };
-    assert!(is_open(&gate, "b", &of("x"), record.as_ref(), votes, game.now));
-    assert!(!is_open(&gate, "b", &of("y"), record.as_ref(), votes, game.now), "other parameters");
-    assert!(!is_open(&gate, "b", &of("x"), record.as_ref(), Votes::default(), game.now), "taken back");
-    assert!(!is_open(&gate, "b", &of("x"), None, votes, game.now), "never asked");
+    assert!(is_open(&asked, "b", &of("x"), record.as_ref(), votes, game.now));
+    assert!(!is_open(&asked, "b", &of("y"), record.as_ref(), votes, game.now), "other parameters");
+    assert!(!is_open(&asked, "b", &of("x"), record.as_ref(), Votes::default(), game.now), "taken back");
+    assert!(!is_open(&asked, "b", &of("x"), None, votes, game.now), "never asked");
     assert_ne!(digest("b", &of("x")), digest("c", &of("x")));
 }
 

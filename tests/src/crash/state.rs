@@ -133,6 +133,8 @@ fn comparable(kind: &str, object: &Value) -> Value {
                 // How often a sender that got no answer sent again is looked at elsewhere.
                 status.remove("count");
                 status.remove("lastSeen");
+                // Which process counted.
+                status.remove("counted");
             }
             json!({ "spec": sorted(&object["spec"]), "status": sorted(&object["status"]) })
         }

@@ -83,7 +83,7 @@ async fn what_an_owner_was_lowered_by_is_found_in_its_ledger_even_when_the_pod_i
     run.lose_record();
     let Recovery::Found(receipt) = run.recover().await else { anyhow::bail!("{:?}", run.recover().await) };
     run.record.receipt = Some(receipt);
-    let message = run.left_alone(Reason::TargetNotFound).await?;
+    let message = run.undone().await?;
     assert!(message.contains("replicas: 2 again") && message.contains("is gone"), "{message}");
     assert_eq!(deployments.get("shop").await?.spec.and_then(|spec| spec.replicas), Some(2));
     Ok(())

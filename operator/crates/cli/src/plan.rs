@@ -74,7 +74,7 @@ pub async fn run(of: &Plan, connect: &Connect, io: &mut Io) -> Result<Exit, CliE
         };
         let planned = Planned { title, compiled, is_change: judged.is_change, since };
         let done = match &finding {
-            Some(finding) => plan(of, &connection, &planned, finding, &channels, io).await?,
+            Some(finding) => Box::pin(plan(of, &connection, &planned, finding, &channels, io)).await?,
             None => matches(&connection, &planned, io).await?,
         };
         exit = if exit == Exit::Ok { done } else { exit };
