@@ -107,7 +107,8 @@ fn needed(kind: &StepKind) -> Vec<Vec<Vec<Right>>> {
     match kind {
         StepKind::Quarantine(quarantine) => {
             let denies: Vec<Vec<Right>> = DENYING.iter().map(|group| of(group)).collect();
-            let rest = all.iter().filter(|right| !DENYING.contains(&right.group)).copied().collect();
+            let second = |right: &Right| DENYING.contains(&right.group) || right.group == quarantine::ISTIO.0;
+            let rest = all.iter().filter(|right| !second(right)).copied().collect();
             // By default it is a second line, which a cluster may not serve at all.
             if quarantine.method == Method::DenyPolicy { vec![vec![rest], denies] } else { vec![vec![rest]] }
         }
