@@ -95,7 +95,9 @@ async fn an_opened_path_its_closing_and_a_fight_are_told_once_each_to_the_channe
 
     let pods: Api<Pod> = bed.namespace.api();
     for _ in 0..3 {
-        let lifted = Patch::Merge(json!({ "metadata": { "labels": { names::QUARANTINE: null } } }));
+        // Whoever only takes a label away owns nothing by which it could be told who it was.
+        let labels = json!({ names::QUARANTINE: null, "gitops.example/synced": "yes" });
+        let lifted = Patch::Merge(json!({ "metadata": { "labels": labels } }));
         pods.patch(&pod.name_any(), &PatchParams::apply("gitops"), &lifted).await?;
         let is_back = |pod: &Pod| pod.labels().contains_key(names::QUARANTINE);
         wait::until_present(&pods, &pod.name_any(), "under quarantine again", DEADLINE, is_back).await?;

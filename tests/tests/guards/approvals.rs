@@ -40,7 +40,7 @@ async fn nobody_decides_in_the_name_of_another_not_even_quell_or_an_admin() -> R
 }
 
 fn playbook(name: &str, author: Option<&str>, separate: bool, wait: &str) -> Value {
-    let annotations = author.map(|author| json!({ names::AUTHOR: author })).unwrap_or_default();
+    let annotations = author.map_or_else(|| json!({}), |author| json!({ names::AUTHOR: author }));
     json!({ "apiVersion": "quell.dev/v1alpha1", "kind": "Playbook", "metadata": { "name": name, "annotations": annotations },
         "spec": { "steps": [{ "name": "a", "wait": { "for": wait }, "approval": { "reason": "?", "separate": separate } }] } })
 }
