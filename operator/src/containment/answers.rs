@@ -13,7 +13,7 @@ use quell_playbooks::probe::weigh;
 use serde_json::Value;
 
 use crate::containment::standing::{asked_for, given, own_deny_policy, own_policy, said_by};
-use crate::containment::{Containment, Held, Standing};
+use crate::containment::{Containment, Held, LAG, Standing};
 
 /// How long it counts that a quarantine was put back.
 const MEMORY: chrono::Duration = chrono::Duration::minutes(10);
@@ -93,6 +93,14 @@ impl Containment {
     pub fn is_there(&self, quarantine: &Standing) -> bool {
         let there = self.pods.get(&ObjectRef::new(&quarantine.receipt.name).within(&quarantine.receipt.namespace));
         there.is_some_and(|pod| pod.uid().as_deref() == Some(&quarantine.receipt.uid))
+    }
+
+    /// When what the copies show of a quarantine counts, whatever it is; `None`: now.
+    #[must_use]
+    pub fn settles_at(&self, quarantine: &Standing) -> Option<DateTime<Utc>> {
+        let inner = self.inner();
+        let held = inner.quarantines.get(&quarantine.pod()).filter(|held| !held.is_settled())?;
+        held.quarantine.since.map(|since| since + LAG)
     }
 
     /// What there is to do about a quarantine, as the copies show it. Nothing, until they have shown it as it was made.

@@ -62,6 +62,8 @@ pub async fn keep(
     for quarantine in &standing {
         let pod = PodRef::new(&quarantine.receipt.namespace, &quarantine.receipt.name);
         let now = Utc::now();
+        // What was changed while nobody looked is no change that would bring the run back.
+        again = [again, containment.settles_at(quarantine)].into_iter().flatten().min();
         if let Deviation::Changed { open } = containment.deviation(quarantine) {
             facts.changed = true;
             let restored = containment.restored(&pod, now - WINDOW);

@@ -125,8 +125,12 @@ async fn go(engine: &Arc<Engine>, run: &Remediation, live: &mut Live) -> Result<
     let keep_at = kept::keep(engine, live, run, &mut status).await?;
     let probe_at = probed::go_on(engine, live, run, &mut status).await?;
     report(engine, live, run, &mut status).await?;
-    let recorded = run.status.as_ref().is_some_and(|recorded| recorded.phase.is_final());
-    let quiet = status.current_step.is_empty() && run.spec.intent != Intent::Undo;
+    // One that is undone is known as such, lest a run of the same name, after this one was deleted, be taken for it.
+    let recorded = run.status.as_ref().map(|recorded| recorded.phase).is_some_and(|recorded| match run.spec.intent {
+        Intent::Undo => recorded == Phase::Undone,
+        _ => recorded.is_final(),
+    });
+    let quiet = status.current_step.is_empty();
     let over = status.phase.is_final() && recorded && quiet && probe_at.is_none();
     let wake_at = [wake_at, tell_at, keep_at, probe_at].into_iter().flatten().min();
     Ok((next_look(wake_at, &status), over))
