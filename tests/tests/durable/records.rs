@@ -216,7 +216,7 @@ async fn what_is_over_is_deleted_after_its_time_and_a_quarantine_that_stands_nev
     // The pod goes, and with it what stood.
     let pods: Api<k8s_openapi::api::core::v1::Pod> = bed.namespace.api();
     pods.delete("stands", &kube::api::DeleteParams::default().grace_period(0)).await?;
-    wait::eventually(Duration::from_secs(60), "the records of what stood are gone", async || {
+    wait::eventually(Duration::from_mins(1), "the records of what stood are gone", async || {
         let left = runs.list(&ListParams::default()).await?.items;
         Ok(left.iter().all(|run| run.spec.target.name != "stands").then_some(()))
     })

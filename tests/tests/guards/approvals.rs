@@ -14,10 +14,10 @@ async fn person(name: &str) -> Result<Client> {
     ControlPlane::shared().await?.client_as(name, &["system:masters", "system:authenticated"]).await
 }
 
-fn approval(name: &str, user: &str, decision: &str) -> Approval {
+fn approval(name: &str, user: &str, decision: &str) -> Result<Approval> {
     let spec = json!({ "remediation": { "name": "run-1", "uid": "u" }, "step": "b", "digest": "0".repeat(64),
         "decision": decision, "user": user });
-    serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec })).unwrap()
+    Ok(serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec }))?)
 }
 
 #[tokio::test]
@@ -27,11 +27,11 @@ async fn nobody_decides_in_the_name_of_another_not_even_quell_or_an_admin() -> R
     let kim: Api<Approval> = Api::namespaced(person("kim").await?, bed.name());
     let quell: Api<Approval> = Api::namespaced(bed.quell.clone(), bed.name());
     let create = PostParams::default();
-    jo.create(&create, &approval("mine", "jo", "Approve")).await?;
+    jo.create(&create, &approval("mine", "jo", "Approve")?).await?;
     for api in [&kim, &quell] {
-        refused(api.create(&create, &approval("forged", "jo", "Approve")).await, "approvals", "spec.user must be");
+        refused(api.create(&create, &approval("forged", "jo", "Approve")?).await, "approvals", "spec.user must be");
     }
-    kim.create(&create, &approval("no", "kim", "Deny")).await?;
+    kim.create(&create, &approval("no", "kim", "Deny")?).await?;
     let change = Patch::Merge(json!({ "spec": { "decision": "Approve" } }));
     assert!(kim.patch("no", &PatchParams::default(), &change).await.is_err(), "a decision can't be changed");
     refused(jo.delete("no", &DeleteParams::default()).await, "approvals", "who alone takes it back");

@@ -48,7 +48,9 @@ pub(super) async fn kept(recorder: &Recorder) -> Result<()> {
 
     let blunt = json!({"spec": {"action": "ALLOW"}});
     policies.patch(&name, &PatchParams::default(), &Patch::Merge(blunt)).await?;
-    let Kept::Restored { what, .. } = run.keep(&Quarantine::default(), false).await? else { panic!("not put back") };
+    let Kept::Restored { what, .. } = run.keep(&Quarantine::default(), false).await? else {
+        anyhow::bail!("not put back")
+    };
     assert!(what.contains("Istio"), "{what}");
     let mended = policies.get(&name).await?;
     assert_eq!(json!(mended.spec), full());
