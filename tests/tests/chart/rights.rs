@@ -267,7 +267,7 @@ pub async fn people_can_ask_for_an_undo_but_not_act_as_quell(cluster: &ControlPl
     ] {
         let changed = patch(change.clone()).await;
         assert!(
-            changed.as_ref().is_err_and(|error| error.to_string().contains("only intent can")),
+            changed.as_ref().is_err_and(|error| error.to_string().contains("only intent and undoSteps can")),
             "{change}: {changed:?}"
         );
     }
