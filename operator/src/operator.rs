@@ -41,8 +41,9 @@ use crate::suppressions::{self, Suppressions};
 
 /// How long an orderly end may take.
 const ORDERLY: Duration = Duration::from_secs(20);
-/// How long the end of a leader waits for effects that are under way, before it gives the Lease up.
-const HAND_OVER: Duration = Duration::from_secs(10);
+/// How long the end of a leader waits for effects that are under way, before it gives the Lease up: nobody leads meanwhile. What takes longer
+/// is taken up by the next leader, as after a crash.
+const HAND_OVER: Duration = Duration::from_secs(3);
 /// Sources whose tool isn't installed yet are looked at again after this.
 const SOURCES_AGAIN: Duration = Duration::from_secs(15);
 
@@ -171,7 +172,7 @@ async fn run_until(
     let sources = Sources::default();
     sources.refresh(&caches);
 
-    let folder = Folder::new(client.clone(), lanes.clone(), tasks.clone(), end.clone());
+    let folder = Folder::new(client.clone(), lanes.clone(), backlog.clone(), tasks.clone(), end.clone());
     let own = &settings.namespace;
     let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, own, backlog.clone());
     let intake = Arc::new(intake);

@@ -78,7 +78,7 @@ pub struct Settings {
     #[arg(long, env = "QUELL_IDENTITY")]
     pub identity: Option<String>,
     /// Seconds after which another replica takes over from a leader that is silent
-    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=300))]
+    #[arg(long, env = "QUELL_LEASE_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(3..=300))]
     pub lease_seconds: u64,
     /// The cluster's network plugin, such as calico, cilium or none; by default it is told by the DaemonSets that are there
     #[arg(long, env = "QUELL_NETWORK_PLUGIN", value_parser = network_plugin)]

@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Client, Resource, ResourceExt as _};
 use quell_crds::names;
-use quell_crds::v1alpha1::{Approval, ImageBlock, ImageBlockSpec, Playbook};
+use quell_crds::v1alpha1::{Approval, ImageBlock, ImageBlockSpec, Playbook, Remediation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -177,6 +177,8 @@ async fn each_refuses(control_plane: &ControlPlane, guards: &Guards) -> Result<(
     .await?;
     refused("approvals", &Api::namespaced(stranger.clone(), name), &forged_approval()?).await?;
     refused("authors", &Api::namespaced(stranger.clone(), name), &forged_playbook()?).await?;
+    let run = Api::namespaced(quell.clone(), name).create(&PostParams::default(), &run_of("somebody")?).await?;
+    refused("two-persons", &Api::namespaced(stranger.clone(), name), &approval_of(&run, "somebody")?).await?;
     blocks.delete(name, &DeleteParams::default()).await?;
     namespace.finish().await
 }
@@ -185,6 +187,27 @@ async fn each_refuses(control_plane: &ControlPlane, guards: &Guards) -> Result<(
 fn forged_approval() -> Result<Approval> {
     Ok(serde_json::from_value(json!({ "metadata": { "name": "forged" }, "spec": {
         "remediation": { "name": "run", "uid": "uid" }, "digest": "0".repeat(64), "decision": "Approve", "user": "nobody",
+    } }))?)
+}
+
+/// A run of a playbook that somebody wrote, with a step `b` that two persons decide on, and a step `c` that one does.
+pub fn run_of(author: &str) -> Result<Remediation> {
+    let step = |name: &str, separate: bool| json!({ "name": name, "wait": { "for": "1h" }, "approval": { "reason": "?", "separate": separate } });
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": "two-persons" },
+        "spec": {
+            "finding": { "name": "none", "uid": "none" }, "author": author, "target": { "kind": "Pod", "name": "none" },
+            "playbook": { "kind": "Playbook", "name": "none", "uid": "none", "generation": 1 },
+            "steps": [step("b", true), step("c", false)],
+        },
+    }))?)
+}
+
+/// The approval of a run's step `b`.
+pub fn approval_of(run: &Remediation, user: &str) -> Result<Approval> {
+    Ok(serde_json::from_value(json!({ "metadata": { "name": format!("by-{user}") }, "spec": {
+        "remediation": { "name": run.name_any(), "uid": run.uid() }, "step": "b", "digest": "0".repeat(64),
+        "decision": "Approve", "user": user,
     } }))?)
 }
 

@@ -89,6 +89,11 @@ impl Lifeline {
         Ok(())
     }
 
+    /// Tells the child with that process id to end (SIGTERM).
+    pub fn terminate(&self, id: u32) -> Result<()> {
+        self.signal(id, Signal::TERM)
+    }
+
     /// Stops the child with that process id where it stands (SIGSTOP).
     pub fn freeze(&self, id: u32) -> Result<()> {
         self.signal(id, Signal::STOP)

@@ -23,7 +23,13 @@ const POLL: Duration = Duration::from_millis(25);
 ///
 /// `Ok(None)` and `Err` both mean "not yet"; the last error is part of the message when time is up, so a probe says what
 /// it saw with `bail!`.
-pub async fn eventually<T>(
+pub async fn eventually<T>(deadline: Duration, what: &str, probe: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    eventually_every(POLL, deadline, what, probe).await
+}
+
+/// [`eventually`] with a pause of one's own between one time and the next: for a probe that costs much, or one that is asked to wait.
+pub async fn eventually_every<T>(
+    pause: Duration,
     deadline: Duration,
     what: &str,
     mut probe: impl AsyncFnMut() -> Result<Option<T>>,
@@ -37,11 +43,11 @@ pub async fn eventually<T>(
             Ok(Err(error)) => last = Some(error),
             Err(_) => last = last.or_else(|| Some(anyhow!("the probe itself did not answer"))),
         }
-        if Instant::now() + POLL >= end {
+        if Instant::now() + pause >= end {
             let headline = format!("not within {deadline:?}: {what}");
             return Err(last.map_or_else(|| anyhow!(headline.clone()), |error| error.context(headline.clone())));
         }
-        sleep(POLL).await;
+        sleep(pause).await;
     }
 }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use kube::ResourceExt as _;
 use quell_crds::names;
-use quell_crds::v1alpha1::Finding;
+use quell_crds::v1alpha1::{Counted, Finding, FindingStatus};
 use quell_spool::{Limit, OpenError, Sequence, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -61,6 +61,9 @@ pub struct Record {
     pub process: String,
     /// What is to be stored. [`names::REPORT`] says which report made it.
     pub finding: Finding,
+    /// Of a repeat that its process is to count together with others: these, as the Finding's status names them once they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Counted>,
 }
 
 /// One that waits.
@@ -75,8 +78,28 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether the Finding's count has it already.
+    pub fn is_counted(&self, status: &FindingStatus) -> bool {
+        let batch = self.record.batch.as_ref();
+        batch.is_some_and(|batch| status.has_counted(&batch.by, batch.through))
+            || status.has_counted(&self.counted_by(), self.number())
+    }
+
+    /// Notes that the Finding's count has it.
+    pub fn mark_counted(&self, status: &mut FindingStatus) {
+        status.mark_counted(&self.counted_by(), self.number());
+    }
+
+    /// What its process left uncounted of a batch is counted for itself: others of the same process may be counted further than that.
+    fn counted_by(&self) -> String {
+        match &self.record.batch {
+            Some(batch) => format!("{}.{}", batch.by, batch.through),
+            None => self.record.process.clone(),
+        }
+    }
+
     /// Number of the report among those that its process kept.
-    pub fn number(&self) -> i64 {
+    fn number(&self) -> i64 {
         i64::try_from(u64::from(self.sequence)).unwrap_or(i64::MAX)
     }
 
@@ -235,7 +258,7 @@ impl Backlog {
         let source = finding.spec.source.clone();
         // Before it is on the disk: what comes meanwhile goes behind it.
         *self.places().behind.entry(source.clone()).or_default() += 1;
-        let kept = self.append(finding).await;
+        let kept = self.append(finding, None).await;
         match kept {
             Ok(_) => self.news.notify_one(),
             Err(_) => self.gone(&source),
@@ -243,19 +266,31 @@ impl Backlog {
         kept.map(drop)
     }
 
-    /// Keeps a Finding whose storing goes on. It is delivered once [`Self::not_stored`] says that this came to nothing.
+    /// Keeps a Finding whose storing goes on. It is delivered once [`Self::to_be_delivered`] says so.
     pub async fn keep_beside(&self, finding: &Finding) -> Result<Sequence, KeepError> {
         let report = report(finding);
         self.places().under_way.insert(report.clone());
-        let kept = self.append(finding).await;
+        let kept = self.append(finding, None).await;
         if kept.is_err() {
             self.places().under_way.remove(&report);
         }
         kept
     }
 
-    async fn append(&self, finding: &Finding) -> Result<Sequence, KeepError> {
-        let record = Record { process: self.process.clone(), finding: finding.clone() };
+    /// Keeps a repeat that this process counts together with others of a batch, until [`Self::counted`] says that it has.
+    pub async fn keep_repeat(&self, finding: &Finding, batch: Counted) -> Result<Sequence, KeepError> {
+        self.append(finding, Some(batch)).await
+    }
+
+    /// Repeats are in the count of their Finding, or can't ever be.
+    pub fn counted(&self, repeats: &[Sequence]) {
+        for sequence in repeats {
+            self.remove(*sequence);
+        }
+    }
+
+    async fn append(&self, finding: &Finding, batch: Option<Counted>) -> Result<Sequence, KeepError> {
+        let record = Record { process: self.process.clone(), finding: finding.clone(), batch };
         let appended = match (self.spool.load_full(), serde_json::to_vec(&record)) {
             (Some(spool), Ok(payload)) => spool.append(Bytes::from(payload)).await.map_err(KeepError::from),
             (None, _) => Err(KeepError::NotOpen(self.trouble().unwrap_or_default())),
@@ -282,10 +317,12 @@ impl Backlog {
     pub fn stored(&self, finding: &Finding, sequence: Sequence) {
         self.remove(sequence);
         self.places().under_way.remove(&report(finding));
+        // Others of the same Finding may have waited for it.
+        self.news.notify_one();
     }
 
-    /// What was kept beside its storing was not stored.
-    pub fn not_stored(&self, finding: &Finding) {
+    /// What was kept beside its storing was not stored, or is a repeat that isn't counted.
+    pub fn to_be_delivered(&self, finding: &Finding) {
         let mut places = self.places();
         *places.behind.entry(finding.spec.source.clone()).or_default() += 1;
         places.under_way.remove(&report(finding));
@@ -322,16 +359,25 @@ impl Backlog {
         }
     }
 
-    /// What waits after an entry, oldest first, and the last entry that was looked at; `None` at the end. What is being stored already isn't
-    /// in it.
-    pub async fn page(&self, after: Option<Sequence>) -> Result<Option<(Vec<Waiting>, Sequence)>, KeepError> {
+    /// What waits after an entry, oldest first, and the last entry that was looked at; `None` at the end. What is being stored or counted
+    /// already isn't in it, nor what comes after that of the same Finding: up to where a process's reports are counted is one number. Those
+    /// Findings are put among `held`.
+    pub async fn page(
+        &self,
+        after: Option<Sequence>,
+        held: &mut HashSet<(String, String)>,
+    ) -> Result<Option<(Vec<Waiting>, Sequence)>, KeepError> {
         let Some(spool) = self.spool.load_full() else { return Ok(None) };
         let page = spool.page(after, PAGE).await?;
         let Some(last) = page.last().map(|entry| entry.sequence) else { return Ok(None) };
         let mut waiting = Vec::with_capacity(page.len());
         for entry in page {
             match serde_json::from_slice::<Record>(&entry.payload) {
-                Ok(record) if self.places().under_way.contains(&report(&record.finding)) => {}
+                Ok(record) if record.batch.is_some() && record.process == self.process => {}
+                Ok(record) if self.places().under_way.contains(&report(&record.finding)) => {
+                    held.insert(key(&record.finding));
+                }
+                Ok(record) if held.contains(&key(&record.finding)) => {}
                 Ok(record) => waiting.push(Waiting { sequence: entry.sequence, since: entry.since, record }),
                 Err(error) => {
                     let payload = String::from_utf8_lossy(&entry.payload).into_owned();
@@ -384,6 +430,11 @@ impl Backlog {
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Namespace and name.
+pub(super) fn key(finding: &Finding) -> (String, String) {
+    (finding.namespace().unwrap_or_default(), finding.name_any())
 }
 
 fn report(finding: &Finding) -> String {

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::ResourceExt as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Intake;
-use crate::intake::backlog::{Backlog, Trouble, Waiting};
+use crate::intake::backlog::{Backlog, Trouble, Waiting, key};
 use crate::metrics::Metrics;
 
 /// After a failure delivery is tried again after this, doubled each time.
@@ -52,9 +51,10 @@ pub async fn deliver(intake: Arc<Intake>, backlog: Arc<Backlog>, metrics: Metric
 /// round.
 async fn round(intake: &Arc<Intake>, backlog: &Backlog, metrics: &Metrics) -> bool {
     let mut held: HashSet<String> = HashSet::new();
+    let mut under_way = HashSet::new();
     let mut after = None;
     loop {
-        let (waiting, last) = match backlog.page(after).await {
+        let (waiting, last) = match backlog.page(after, &mut under_way).await {
             Ok(Some(page)) => page,
             Ok(None) => return held.is_empty(),
             Err(error) => {
@@ -83,8 +83,7 @@ async fn round(intake: &Arc<Intake>, backlog: &Backlog, metrics: &Metrics) -> bo
 async fn deliver_chunk(intake: &Arc<Intake>, backlog: &Backlog, metrics: &Metrics, chunk: &[Waiting]) -> bool {
     let mut findings: BTreeMap<(String, String), Vec<&Waiting>> = BTreeMap::new();
     for one in chunk {
-        let finding = &one.record.finding;
-        findings.entry((finding.namespace().unwrap_or_default(), finding.name_any())).or_default().push(one);
+        findings.entry(key(&one.record.finding)).or_default().push(one);
     }
     let delivered = findings.into_values().map(|reports| async move {
         match intake.deliver(&reports).await {

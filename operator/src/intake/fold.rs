@@ -9,13 +9,15 @@ use chrono::{DateTime, Utc};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use quell_crds::names::{self, field_managers};
-use quell_crds::v1alpha1::Finding;
+use quell_crds::v1alpha1::{Counted, Finding};
+use quell_spool::Sequence;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::identity::process_name;
-use crate::intake::backlog::Waiting;
+use crate::intake::backlog::{Backlog, Waiting, key};
 use crate::intake::deliver::may_be_taken_later;
 use crate::intake::{IntakeError, LONGEST_STORE};
 use crate::lanes::Lanes;
@@ -34,41 +36,89 @@ pub struct Folder {
     lanes: Lanes,
     tasks: TaskTracker,
     end: CancellationToken,
-    open: Arc<Mutex<HashMap<Key, Repeats>>>,
+    /// Where repeats are kept until they are counted.
+    backlog: Option<Arc<Backlog>>,
+    open: Arc<Mutex<HashMap<Key, Arc<Batch>>>>,
     /// A name for the batches of this process.
     process: Arc<str>,
     batches: Arc<AtomicI64>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Repeats that are written as one, however often that is tried.
+struct Batch {
+    number: i64,
+    /// Of those that are about to be counted in it.
+    coming: TaskTracker,
+    repeats: Mutex<Repeats>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Repeats {
     number: i64,
-    last: DateTime<Utc>,
-    /// Written as one, however often that is tried.
-    batch: i64,
+    last: Option<DateTime<Utc>>,
+    /// Those of them that are on disk until they are counted.
+    kept: Vec<Sequence>,
+}
+
+/// A place in a batch, which is not written before the place is taken or given up.
+struct Place {
+    batch: Arc<Batch>,
+    _coming: TaskTrackerToken,
+}
+
+impl Place {
+    fn take(self, kept: Option<Sequence>) {
+        let Ok(mut repeats) = self.batch.repeats.lock() else { return };
+        repeats.number += 1;
+        repeats.last = Some(Utc::now());
+        repeats.kept.extend(kept);
+    }
 }
 
 impl Folder {
     /// Writes counts by `client`, in tasks of `tasks`, so that an orderly `end` waits for the last.
     #[must_use]
-    pub fn new(client: Client, lanes: Lanes, tasks: TaskTracker, end: CancellationToken) -> Self {
+    pub fn new(
+        client: Client,
+        lanes: Lanes,
+        backlog: Option<Arc<Backlog>>,
+        tasks: TaskTracker,
+        end: CancellationToken,
+    ) -> Self {
         let process = format!("{}.repeats", process_name()).into();
-        Self { client, lanes, tasks, end, open: Arc::default(), process, batches: Arc::default() }
+        Self { client, lanes, tasks, end, backlog, open: Arc::default(), process, batches: Arc::default() }
     }
 
-    /// Counts one repeat of the Finding.
-    pub fn count(&self, namespace: &str, name: &str) {
-        let key = (namespace.to_owned(), name.to_owned());
-        let now = Utc::now();
-        let Ok(mut open) = self.open.lock() else { return };
-        if let Some(repeats) = open.get_mut(&key) {
-            repeats.number += 1;
-            repeats.last = now;
-            return;
+    /// Counts one repeat of the Finding, which no disk keeps until it is written.
+    pub fn count(&self, finding: &Finding) {
+        if let Some(place) = self.place(finding) {
+            place.take(None);
         }
-        open.insert(key.clone(), Repeats { number: 1, last: now, batch: 0 });
-        let folder = self.clone();
-        self.tasks.spawn(async move { folder.write_out(key).await });
+    }
+
+    /// Counts one repeat of the Finding. When this returns, it is on disk, unless the disk fails: what is wrong with it is told of, and the
+    /// repeat is counted from memory.
+    pub async fn keep_and_count(&self, finding: &Finding, backlog: &Backlog) {
+        let Some(place) = self.place(finding) else { return };
+        let batch = Counted { by: self.process.to_string(), through: place.batch.number };
+        let kept = backlog.keep_repeat(finding, batch).await.ok();
+        place.take(kept);
+    }
+
+    fn place(&self, finding: &Finding) -> Option<Place> {
+        let key = key(finding);
+        let mut open = self.open.lock().ok()?;
+        let batch = open.entry(key.clone()).or_insert_with(|| {
+            let folder = self.clone();
+            self.tasks.spawn(async move { folder.write_out(key).await });
+            self.batch()
+        });
+        Some(Place { batch: batch.clone(), _coming: batch.coming.token() })
+    }
+
+    fn batch(&self) -> Arc<Batch> {
+        let number = self.batches.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Batch { number, coming: TaskTracker::new(), repeats: Mutex::default() })
     }
 
     /// Lives as long as repeats keep coming, one writer for each Finding. What could not be written is tried again; whether the API server
@@ -76,10 +126,27 @@ impl Folder {
     async fn write_out(&self, key: Key) {
         let mut behind = None;
         loop {
-            let Some(repeats) = behind.take().or_else(|| self.take(&key)) else { return };
-            if let Err(error) = self.write(&key, repeats).await {
-                tracing::warn!(namespace = key.0, finding = key.1, %error, "repeats could not be counted");
-                behind = Some(repeats).filter(|_| may_be_taken_later(&error) && !self.end.is_cancelled());
+            let next = match behind.take() {
+                Some(batch) => batch,
+                None => match self.take(&key) {
+                    Some(batch) => batch,
+                    None => return,
+                },
+            };
+            next.coming.close();
+            next.coming.wait().await;
+            let repeats = next.repeats.lock().map(|repeats| repeats.clone()).unwrap_or_default();
+            match self.write(&key, next.number, &repeats).await {
+                Ok(()) => self.counted(&repeats),
+                Err(error) if may_be_taken_later(&error) => {
+                    tracing::warn!(namespace = key.0, finding = key.1, %error, "repeats could not be counted");
+                    // At the end what is on disk stays there, for the next process.
+                    behind = Some(next).filter(|_| !self.end.is_cancelled());
+                }
+                Err(error) => {
+                    tracing::error!(namespace = key.0, finding = key.1, repeats = repeats.number, %error, "repeats are not taken by the API server; they are dropped");
+                    self.counted(&repeats);
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(WINDOW) => {}
@@ -89,28 +156,37 @@ impl Folder {
         }
     }
 
-    /// What has come since the last time; with nothing, the Finding is no longer followed.
-    fn take(&self, key: &Key) -> Option<Repeats> {
+    fn counted(&self, repeats: &Repeats) {
+        if let Some(backlog) = &self.backlog {
+            backlog.counted(&repeats.kept);
+        }
+    }
+
+    /// What has come since the last time, and what is about to; with nothing, the Finding is no longer followed.
+    fn take(&self, key: &Key) -> Option<Arc<Batch>> {
         let mut open = self.open.lock().ok()?;
-        let repeats = open.get_mut(key)?;
-        let taken = Repeats { batch: self.batches.fetch_add(1, Ordering::Relaxed), ..*repeats };
-        if taken.number == 0 {
+        let batch = open.get(key)?.clone();
+        let empty = batch.coming.is_empty() && batch.repeats.lock().is_ok_and(|repeats| repeats.number == 0);
+        if empty {
             open.remove(key);
             return None;
         }
-        repeats.number = 0;
-        Some(taken)
+        open.insert(key.clone(), self.batch());
+        Some(batch)
     }
 
-    async fn write(&self, (namespace, name): &Key, repeats: Repeats) -> Result<(), kube::Error> {
+    async fn write(&self, (namespace, name): &Key, batch: i64, repeats: &Repeats) -> Result<(), kube::Error> {
+        if repeats.number == 0 {
+            return Ok(());
+        }
         let counted = self.change(namespace, name, |finding| {
             let status = finding.status.get_or_insert_default();
-            if status.has_counted(&self.process, repeats.batch) {
+            if status.has_counted(&self.process, batch) {
                 return None;
             }
-            status.mark_counted(&self.process, repeats.batch);
+            status.mark_counted(&self.process, batch);
             status.count = status.count.saturating_add(repeats.number);
-            status.last_seen = status.last_seen.max(Some(repeats.last));
+            status.last_seen = status.last_seen.max(repeats.last);
             Some(())
         });
         // Nothing is left to be counted where the Finding is gone.
@@ -133,7 +209,7 @@ impl Folder {
             let status = there.status.get_or_insert_default();
             let fresh = |one: &&&Waiting| {
                 let made = made_by.is_some() && one.record.finding.annotations().get(names::REPORT) == made_by.as_ref();
-                !made && !status.has_counted(&one.record.process, one.number())
+                !made && !one.is_counted(status)
             };
             let fresh: Vec<_> = reports.iter().filter(fresh).copied().collect();
             repeats = fresh.len();
@@ -141,7 +217,7 @@ impl Folder {
                 return None;
             }
             for one in fresh {
-                status.mark_counted(&one.record.process, one.number());
+                one.mark_counted(status);
                 status.count = status.count.saturating_add(1);
                 status.last_seen = status.last_seen.max(Some(one.since.into()));
             }

@@ -154,7 +154,7 @@ impl Intake {
         let taken = findings.into_iter().map(|finding| async move {
             match &self.backlog {
                 Some(backlog) => self.store_or_keep(finding, backlog).await,
-                None => self.store(finding, Again::IsARepeat).await,
+                None => self.store_and_count(finding, Again::IsARepeat).await,
             }
         });
         join_all(taken).await.into_iter().collect()
@@ -163,7 +163,7 @@ impl Intake {
     /// Stores what a Source's watch read; whoever watches tries again by itself.
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
         let findings = self.findings(source, signals).await;
-        join_all(findings.into_iter().map(|finding| self.store(finding, again))).await.into_iter().collect()
+        join_all(findings.into_iter().map(|finding| self.store_and_count(finding, again))).await.into_iter().collect()
     }
 
     async fn findings(&self, source: &str, signals: &[Signal]) -> Vec<Finding> {
@@ -189,7 +189,7 @@ impl Intake {
             return match backlog.keep(&finding).await {
                 Ok(()) => Ok(spooled(&finding)),
                 Err(kept) => {
-                    let stored = self.store(finding, Again::IsARepeat).await;
+                    let stored = self.store_and_count(finding, Again::IsARepeat).await;
                     backlog.answered(!matches!(&stored, Err(error) if error.is_transient()));
                     stored.map_err(|stored| not_kept(stored, kept))
                 }
@@ -197,8 +197,8 @@ impl Intake {
         }
         // A task of its own: it goes on when the sender has its answer.
         let storing = {
-            let (intake, finding) = (self.clone(), finding.clone());
-            async move { intake.store(finding, Again::IsARepeat).await }
+            let (intake, mut finding) = (self.clone(), finding.clone());
+            async move { intake.store(&mut finding).await }
         };
         let mut storing = tokio::spawn(storing);
         let stored = match tokio::time::timeout(SLOW, &mut storing).await {
@@ -212,10 +212,25 @@ impl Intake {
                     });
                     return Ok(accepted);
                 }
-                Err(kept) => return finished(storing.await, &finding).map_err(|stored| not_kept(stored, kept)),
+                Err(kept) => {
+                    let stored = finished(storing.await, &finding).map_err(|stored| not_kept(stored, kept))?;
+                    if stored.repeated {
+                        self.folder.count(&in_place(finding, &stored));
+                    }
+                    return Ok(stored);
+                }
             },
         };
         match stored {
+            Ok(accepted) if accepted.repeated => {
+                let (folder, backlog, finding) = (self.folder.clone(), backlog.clone(), in_place(finding, &accepted));
+                // A task of its own, too: what is on disk is counted, whether the sender waits for that or not.
+                let counting = tokio::spawn(async move { folder.keep_and_count(&finding, &backlog).await });
+                if let Err(error) = counting.await {
+                    tracing::error!(%error, "counting a repeat broke off");
+                }
+                Ok(accepted)
+            }
             Err(error) if error.is_transient() => {
                 backlog.answered(false);
                 backlog.keep(&finding).await.map_err(|kept| not_kept(error, kept))?;
@@ -225,17 +240,27 @@ impl Intake {
         }
     }
 
-    async fn store(&self, mut finding: Finding, again: Again) -> Result<Accepted, IntakeError> {
-        let known = self.caches.findings.get(&ObjectRef::from_obj(&finding));
+    /// For what no disk keeps.
+    async fn store_and_count(&self, mut finding: Finding, again: Again) -> Result<Accepted, IntakeError> {
+        let stored = self.store(&mut finding).await?;
+        if stored.repeated && again == Again::IsARepeat {
+            self.folder.count(&finding);
+        }
+        Ok(stored)
+    }
+
+    /// Creates the Finding, unless it is there: then it is a repeat, which is not counted yet.
+    async fn store(&self, finding: &mut Finding) -> Result<Accepted, IntakeError> {
+        let known = self.caches.findings.get(&ObjectRef::from_obj(&*finding));
         if let Some(known) = known {
-            return self.repeat(&finding, &known, again);
+            if known.spec.fingerprint != finding.spec.fingerprint {
+                return Err(IntakeError::Collision { name: finding.name_any() });
+            }
+            return Ok(accepted(finding, true));
         }
-        self.begin_containment(&finding);
-        if self.create_in_place(&mut finding).await? {
-            Ok(accepted(&finding, false))
-        } else {
-            self.repeat(&finding, &finding, again)
-        }
+        self.begin_containment(finding);
+        let created = self.create_in_place(finding).await?;
+        Ok(accepted(finding, !created))
     }
 
     /// While this replica leads, what a Finding is about is contained beside its storing.
@@ -320,16 +345,12 @@ impl Intake {
         *request.uri_mut() = uri.parse().map_err(|error: InvalidUri| kube::Error::HttpError(error.into()))?;
         Ok(request)
     }
+}
 
-    fn repeat(&self, finding: &Finding, known: &Finding, again: Again) -> Result<Accepted, IntakeError> {
-        if known.spec.fingerprint != finding.spec.fingerprint {
-            return Err(IntakeError::Collision { name: finding.name_any() });
-        }
-        if again == Again::IsARepeat {
-            self.folder.count(&finding.namespace().unwrap_or_default(), &finding.name_any());
-        }
-        Ok(accepted(finding, true))
-    }
+/// The Finding where it was stored.
+fn in_place(mut finding: Finding, stored: &Accepted) -> Finding {
+    finding.metadata.namespace = Some(stored.namespace.clone());
+    finding
 }
 
 fn accepted(finding: &Finding, repeated: bool) -> Accepted {
@@ -359,10 +380,11 @@ fn finished(
 /// The sender had its answer from the disk before the API server gave one.
 fn settle_beside(backlog: &Backlog, finding: &Finding, sequence: Sequence, stored: Result<Accepted, IntakeError>) {
     match stored {
+        Ok(accepted) if accepted.repeated => backlog.to_be_delivered(finding),
         Ok(_) => backlog.stored(finding, sequence),
         Err(error) if error.is_transient() => {
             backlog.answered(false);
-            backlog.not_stored(finding);
+            backlog.to_be_delivered(finding);
         }
         Err(error) => {
             tracing::error!(%error, ?finding, "a report that was answered with success is not taken by the API server; it is dropped");

@@ -8,7 +8,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use quell_crds::v1alpha1::Remediation;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::bed::Bed;
 use super::boundary::{Boundary, Point, Side};
@@ -21,6 +21,10 @@ const UNDISTURBED: usize = 3;
 const QUIET: Duration = Duration::from_millis(1500);
 /// In which a run that was cut short must have come to its end.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// The state is read again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(40);
+/// A run that has come to its end, and met no death, may meet it with its last answer for so long.
+const LAST_ANSWER: Duration = Duration::from_millis(300);
 /// A run that comes to its end without reaching its boundary is made again this often.
 const TRIES: usize = 3;
 
@@ -174,6 +178,8 @@ impl<'a> Driver<'a> {
         let (mut sent, mut alive) = (None, true);
         let mut end = Instant::now() + PATIENCE;
         let mut calm = None;
+        let mut looks = tokio::time::interval(LOOK_AGAIN);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 told = &mut provoked, if sent.is_none() => sent = Some(told?),
@@ -182,7 +188,7 @@ impl<'a> Driver<'a> {
                     alive = false;
                     end = Instant::now() + PATIENCE;
                 }
-                () = tokio::time::sleep(Duration::from_millis(40)), if sent.is_some() => {
+                _ = looks.tick(), if sent.is_some() => {
                     let found = self.look(run).await?;
                     let (_, taken) = self.effects(run);
                     let tries = i64::from(sent.unwrap_or_default().max(1));
@@ -195,11 +201,10 @@ impl<'a> Driver<'a> {
                     if difference.is_empty() && !alive {
                         return Ok(());
                     }
-                    if difference.is_empty() && !died {
-                        // The trap may be about to close on the last answer.
-                        if Instant::now() > *calm.get_or_insert(Instant::now() + Duration::from_millis(300)) {
-                            return Ok(());
-                        }
+                    let mut calm_is_over =
+                        || Instant::now() > *calm.get_or_insert(Instant::now() + LAST_ANSWER);
+                    if difference.is_empty() && !died && calm_is_over() {
+                        return Ok(());
                     }
                     if Instant::now() > end {
                         bail!("after {} s:\n{difference}\nthe log of Quell ends with:\n{}", PATIENCE.as_secs(), self.bed.log_tail());

@@ -1,18 +1,17 @@
 //! What came of each alert: the cluster, the records, the proxies and the receiver are compared.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use quell_crds::names;
+use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{Finding, Phase, Remediation};
 
 use super::receiver::Told;
 use crate::proxy::Record;
-use crate::requests::Verb;
 
 /// What a sender knows of its alert.
 #[derive(Clone, Debug, Default)]
@@ -141,35 +140,47 @@ pub fn judge(
     verdict
 }
 
-/// Each pod is changed once, and by nobody who leads no longer.
+/// Whether it is a write that a leader alone makes, about what is in that namespace.
+#[must_use]
+pub fn is_of_the_leader(record: &Record, namespace: &str) -> bool {
+    let request = &record.request;
+    // Signals are taken in and counted by every replica, and each tells of what it sees.
+    let of_all =
+        request.field_manager() == field_managers::INTAKE || ["events", "leases"].contains(&request.resource.as_str());
+    record.is_effect() && request.namespace == namespace && !of_all
+}
+
+/// Each pod is changed once, and nothing is written by a replica while another holds the Lease. A write counts as made when it comes to the
+/// proxy: the way from there is the network's.
 fn effects(verdict: &mut Verdict, replicas: &[(String, Vec<Record>)], namespace: &str) {
-    let mut changed: BTreeMap<&str, usize> = BTreeMap::new();
+    // A write that finds everything as it is to be is answered with the version that was there.
+    let mut changed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut taken: Vec<(Instant, &str)> = Vec::new();
     for (identity, records) in replicas {
         for record in records.iter().filter(|record| record.is_effect()) {
-            // Whoever finds a Lease that has run out writes to it before it holds it.
-            let holder = record.object.as_ref().and_then(|object| object.holder.as_deref());
-            if record.request.resource == "leases" && holder == Some(identity.as_str()) {
+            if record.is_lease_of(identity) {
                 taken.push((record.request.at, identity));
             }
             if record.request.resource == "pods" && record.request.namespace == namespace {
-                *changed.entry(record.name()).or_default() += 1;
+                let version = record.object.as_ref().map_or("", |object| object.version.as_str());
+                changed.entry(record.name()).or_default().insert(version);
             }
         }
     }
-    for (pod, times) in changed.into_iter().filter(|(_, times)| *times > 1) {
-        verdict.doubled.push(format!("{pod}: changed {times} times"));
+    for (pod, versions) in changed.into_iter().filter(|(_, versions)| versions.len() > 1) {
+        verdict.doubled.push(format!("{pod}: changed {} times", versions.len()));
     }
     taken.sort();
     for (identity, records) in replicas {
-        let effects = records.iter().filter(|record| {
-            record.is_effect() && record.request.resource == "pods" && record.request.verb == Verb::Patch
-        });
-        for record in effects {
-            let holder = taken.iter().rev().find(|(at, _)| *at <= record.request.at).map(|(_, holder)| *holder);
-            if holder.is_some_and(|holder| holder != identity.as_str()) {
-                let holder = holder.unwrap_or_default();
-                verdict.beyond.push(format!("{}: changed by {identity} while {holder} led", record.name()));
+        for record in records.iter().filter(|record| is_of_the_leader(record, namespace)) {
+            let before = taken.iter().rev().find(|(at, _)| *at <= record.request.at);
+            if let Some((since, holder)) = before.filter(|(_, holder)| holder != identity) {
+                verdict.beyond.push(format!(
+                    "{} {}: by {identity}, {:.3} s after {holder} took or renewed the Lease",
+                    record.request.method,
+                    record.request.path,
+                    (record.request.at - *since).as_secs_f64()
+                ));
             }
         }
     }

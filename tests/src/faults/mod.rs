@@ -4,8 +4,10 @@
 //! Not tried: clocks that jump. Quell reads the clock of its machine, and without rights of its own a test can't set another for one process.
 
 pub mod audit;
+mod disturb;
 pub mod receiver;
 pub mod replica;
+mod stage;
 pub mod trouble;
 
 use std::collections::BTreeMap;
@@ -17,23 +19,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
-use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams};
-use quell_crds::conditions::{self, ConditionType};
-use quell_crds::v1alpha1::{ClusterChannel, ClusterPlaybook, Remediation, Source};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use quell_crds::v1alpha1::{ClusterPlaybook, Remediation};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use self::audit::{Alert, Found, Verdict, judge};
 use self::receiver::Receiver;
-use self::replica::{LEASE_SECONDS, Replica};
+use self::replica::Replica;
+use self::stage::{declare, playbook_is_ready, pods};
 use self::trouble::Troubles;
-use crate::fixtures::{Described as _, PodCarrier as _, pod};
 use crate::floor::quell::alert;
-use crate::operator::{self, NAMESPACE, source_spec};
-use crate::{ControlPlane, Options, TestNamespace, Tool, guards, wait};
+use crate::{ControlPlane, Options, TestNamespace, guards, operator, wait};
 
 const SOURCE: &str = "falco";
 /// One pod in so many is named by no alert.
@@ -42,8 +41,10 @@ const BYSTANDERS: usize = 20;
 const REPEATED: usize = 10;
 /// In which everything must be settled once nothing is wrong any more.
 const PATIENCE: Duration = Duration::from_mins(4);
-/// How long the API server, and etcd, stay away.
-const AWAY: Duration = Duration::from_secs(3);
+/// What costs as much as reading every object is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A sender that is told to try again does so after this; Quell asks for five seconds, which real senders have.
+const SEND_AGAIN: Duration = Duration::from_millis(500);
 /// Alerts a second of a soak, which is long and not steep.
 const SOAK_RATE: u32 = 5;
 /// Memory may grow by this factor from the second round of a soak to its last.
@@ -65,13 +66,14 @@ pub struct Arguments {
     /// Of a hundred requests, those that go wrong
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=50))]
     pub percent: u8,
-    /// Replicas of Quell; with several, the leader is killed once, and frozen once
+    /// Replicas of Quell; the one that leads is killed, told to end, and frozen
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub replicas: u8,
     /// Leave the API server and etcd alone
     #[arg(long)]
     pub no_outage: bool,
-    /// Go on for so long, in rounds of 20 s with undos and edited playbooks, and look at memory, such as 30m
+    /// Go on for so long, in rounds of 20 s with undos and edited playbooks, and look at memory, such as 30m; replicas are left alone
+    /// after the first round
     #[arg(long, value_parser = span)]
     pub soak: Option<Duration>,
 }
@@ -135,7 +137,8 @@ pub async fn play(binary: &Path, arguments: &Arguments) -> Result<Outcome> {
     let bed = Bed::start(binary, arguments).await?;
     let mut outcome = Outcome::default();
     let Some(long) = arguments.soak else {
-        let verdict = bed.round(arguments, &mut outcome).await?;
+        let upheaval = Upheaval { of_replicas: true, of_the_cluster: !arguments.no_outage };
+        let verdict = bed.round(arguments, upheaval, &mut outcome).await?;
         bed.tell(&verdict);
         return bed.stop().await.map(|()| outcome);
     };
@@ -143,15 +146,11 @@ pub async fn play(binary: &Path, arguments: &Arguments) -> Result<Outcome> {
     let (mut number, mut memory) = (0_u64, Vec::new());
     while Instant::now() < end {
         number += 1;
-        let round = Arguments {
-            seconds: 20,
-            rate: SOAK_RATE,
-            // Processes that live on show whether memory is flat.
-            no_outage: number % 5 != 0,
-            seed: arguments.seed.wrapping_add(number),
-            ..arguments.clone()
-        };
-        let verdict = bed.round(&round, &mut outcome).await.with_context(|| format!("round {number}"))?;
+        let round =
+            Arguments { seconds: 20, rate: SOAK_RATE, seed: arguments.seed.wrapping_add(number), ..arguments.clone() };
+        // Processes that live on show whether memory is flat.
+        let upheaval = Upheaval { of_replicas: number == 1, of_the_cluster: !arguments.no_outage && number % 5 == 1 };
+        let verdict = bed.round(&round, upheaval, &mut outcome).await.with_context(|| format!("round {number}"))?;
         bed.tell(&verdict);
         let now = bed.replicas.iter().filter_map(Replica::memory).max().unwrap_or_default();
         println!("round {number}: {} alerts so far, {} MiB", outcome.alerts, now / 1024);
@@ -166,6 +165,15 @@ struct Bed {
     replicas: Vec<Replica>,
     receiver: Receiver,
     control_plane: ControlPlane,
+}
+
+/// What goes wrong beside single requests.
+#[derive(Clone, Copy, Debug)]
+struct Upheaval {
+    /// Leaders are killed, told to end, and frozen.
+    of_replicas: bool,
+    /// The API server and etcd are killed.
+    of_the_cluster: bool,
 }
 
 type Alerts = Mutex<BTreeMap<String, Alert>>;
@@ -194,7 +202,7 @@ impl Bed {
     }
 
     /// One load, with everything that goes wrong in it, to the audit.
-    async fn round(&self, arguments: &Arguments, outcome: &mut Outcome) -> Result<Verdict> {
+    async fn round(&self, arguments: &Arguments, upheaval: Upheaval, outcome: &mut Outcome) -> Result<Verdict> {
         let namespace = TestNamespace::create(&self.control_plane, "faults").await?;
         let number = usize::try_from(arguments.seconds * arguments.rate)?;
         let names: Vec<String> = (0..number + number / BYSTANDERS).map(|index| format!("pod-{index:05}")).collect();
@@ -203,14 +211,21 @@ impl Bed {
         println!("{number} pods are named by alerts, {} at a second", arguments.rate);
         self.trouble(true);
         let began = Instant::now();
-        let load = self.load(arguments, namespace.name(), &names[..number], &alerts);
-        let (loaded, disturbed) = tokio::join!(load, self.disturb(arguments));
+        let over = CancellationToken::new();
+        let load = self.load(arguments, namespace.name(), &names[..number], &alerts, &over);
+        let disturb = async {
+            let successions = self.disturb(arguments.seconds, upheaval).await;
+            over.cancel();
+            successions
+        };
+        let (loaded, successions) = tokio::join!(load, disturb);
         loaded?;
-        disturbed?;
+        let successions = successions?;
         println!("all alerts are answered after {:.0} s", began.elapsed().as_secs_f64());
         self.trouble(false);
         let undone = if arguments.soak.is_some() { self.meddle(&namespace, &alerts).await? } else { Vec::new() };
         let verdict = self.settle(namespace.name(), &alerts, &undone).await?;
+        self.tell_of(&successions, namespace.name());
         outcome.alerts += lock(&alerts).values().filter(|alert| alert.answered > 0).count();
         outcome.lost += verdict.lost.len();
         outcome.doubled += verdict.doubled.len();
@@ -222,14 +237,22 @@ impl Bed {
         self.replicas.iter().for_each(|replica| replica.troubles.switch(on));
     }
 
-    /// Alerts at the rate, each from a sender that goes on until it is answered with success.
-    async fn load(&self, arguments: &Arguments, namespace: &str, pods: &[String], alerts: &Arc<Alerts>) -> Result<()> {
+    /// Alerts at the rate, each from a sender that goes on until it is answered with success. When all have come once, they come again, until
+    /// what goes wrong is `over`.
+    async fn load(
+        &self,
+        arguments: &Arguments,
+        namespace: &str,
+        pods: &[String],
+        alerts: &Arc<Alerts>,
+        over: &CancellationToken,
+    ) -> Result<()> {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / arguments.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let timed = stream::unfold((ticks, pods.iter().enumerate()), |(mut ticks, mut pods)| async move {
-            let next = pods.next()?;
+        let timed = stream::unfold((ticks, pods.iter().cycle().enumerate()), |(mut ticks, mut named)| async move {
+            let next = named.next().filter(|(index, _)| *index < pods.len() || !over.is_cancelled())?;
             ticks.tick().await;
-            Some((next, (ticks, pods)))
+            Some((next, (ticks, named)))
         });
         let senders = timed.map(|(index, pod)| async move {
             let signal = alert(namespace, pod);
@@ -245,7 +268,8 @@ impl Bed {
 
     async fn send(&self, index: usize, pod: &str, signal: &Value, alerts: &Alerts) -> Result<()> {
         let mut to = index;
-        wait::eventually(PATIENCE, &format!("the alert about {pod} is answered with success"), async || {
+        let what = format!("the alert about {pod} is answered with success");
+        wait::eventually_every(SEND_AGAIN, PATIENCE, &what, async || {
             let replica = &self.replicas[to % self.replicas.len()];
             to += 1;
             lock(alerts).entry(pod.to_owned()).or_default().posted += 1;
@@ -253,62 +277,6 @@ impl Bed {
             if answered {
                 lock(alerts).entry(pod.to_owned()).or_default().answered += 1;
                 return Ok(Some(()));
-            }
-            // As the answer asks, but a test hasn't got five seconds.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            Ok(None)
-        })
-        .await
-    }
-
-    /// What goes wrong beside single requests, spread over the load.
-    async fn disturb(&self, arguments: &Arguments) -> Result<()> {
-        let events: u32 = if arguments.no_outage { 1 } else { 4 };
-        let pause = Duration::from_secs(arguments.seconds.into()) / (events + 1);
-        tokio::time::sleep(pause).await;
-        self.disturb_replicas().await?;
-        if arguments.no_outage {
-            return Ok(());
-        }
-        tokio::time::sleep(pause).await;
-        self.outage(Tool::KubeApiserver).await?;
-        tokio::time::sleep(pause).await;
-        self.outage(Tool::Etcd).await
-    }
-
-    /// The leader is killed, and the next one frozen for longer than its Lease holds. One that is alone is killed.
-    async fn disturb_replicas(&self) -> Result<()> {
-        let leader = self.leader().await?;
-        println!("  the leader {} is killed", leader.identity);
-        leader.kill()?;
-        let began = Instant::now();
-        if self.replicas.len() == 1 {
-            leader.run()?;
-            return Ok(());
-        }
-        let next = self.leader().await?;
-        println!("  {} leads after {:.1} s", next.identity, began.elapsed().as_secs_f64());
-        leader.run()?;
-        println!("  the leader {} is frozen for {} s", next.identity, LEASE_SECONDS * 3);
-        next.freeze(true)?;
-        tokio::time::sleep(Duration::from_secs(LEASE_SECONDS * 3)).await;
-        next.freeze(false)
-    }
-
-    async fn outage(&self, tool: Tool) -> Result<()> {
-        println!("  {} is killed, and away for {} s", tool.name(), AWAY.as_secs());
-        self.control_plane.kill(tool)?;
-        tokio::time::sleep(AWAY).await;
-        self.control_plane.start_again(tool)
-    }
-
-    async fn leader(&self) -> Result<&Replica> {
-        wait::eventually(PATIENCE, "a replica leads", async || {
-            for replica in &self.replicas {
-                replica.keep_running()?;
-                if replica.leads().await {
-                    return Ok(Some(replica));
-                }
             }
             Ok(None)
         })
@@ -342,14 +310,14 @@ impl Bed {
         let alerts: BTreeMap<String, Alert> =
             lock(alerts).clone().into_iter().filter(|(pod, _)| !undone.contains(pod)).collect();
         ensure!(!alerts.is_empty(), "no alert was sent");
-        let settled = wait::eventually(PATIENCE, "everything that was answered with success is done", async || {
+        let what = "everything that was answered with success is done";
+        let settled = wait::eventually_every(LOOK_AGAIN, PATIENCE, what, async || {
             for replica in &self.replicas {
                 replica.keep_running()?;
             }
             let found = Found::read(&self.client, namespace).await?;
             let missing: Vec<String> = alerts.iter().filter_map(|(pod, alert)| found.missing(pod, alert)).collect();
             ensure!(missing.is_empty(), "{} missing, such as {}", missing.len(), missing[0]);
-            tokio::time::sleep(Duration::from_millis(500)).await;
             Ok(Some(()))
         });
         if let Err(error) = settled.await {
@@ -397,77 +365,4 @@ impl Bed {
         tokio::task::spawn_blocking(move || drop(replicas)).await.context("interrupted while Quell ended")?;
         control_plane.stop().await
     }
-}
-
-/// Pods that nothing owns, all of which run.
-async fn pods(namespace: &TestNamespace, names: &[String]) -> Result<()> {
-    let mut creating = JoinSet::new();
-    for name in names {
-        let (namespace, name) = (namespace.clone(), name.clone());
-        let create = async move {
-            namespace
-                .create_object(&pod(&name).image("registry.example/app:1.0").label("app", "faults"))
-                .await
-                .map(drop)
-        };
-        creating.spawn(create);
-        if creating.len() >= 32 {
-            creating.join_next().await.context("nothing is created")???;
-        }
-    }
-    while let Some(created) = creating.join_next().await {
-        created??;
-    }
-    let api: Api<Pod> = namespace.api();
-    wait::eventually(Duration::from_mins(5), "all pods run", async || {
-        let list = api.list(&ListParams::default()).await?;
-        let waits = list.items.iter().filter(|pod| !wait::is_ready(pod)).count();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        ensure!(waits == 0, "{waits} are not ready");
-        Ok(Some(()))
-    })
-    .await
-}
-
-async fn declare(client: &Client, receiver: &Receiver) -> Result<()> {
-    let apply = PatchParams::apply("quell-tests").force();
-    let secret = Secret {
-        metadata: ObjectMeta { name: Some("hook".to_owned()), ..ObjectMeta::default() },
-        string_data: Some([("hmac".to_owned(), "the-key-of-the-faults".to_owned())].into()),
-        ..Secret::default()
-    };
-    Api::<Secret>::namespaced(client.clone(), NAMESPACE).patch("hook", &apply, &Patch::Apply(&secret)).await?;
-    let object = |kind: &str, name: &str, spec: Value| json!({ "apiVersion": "quell.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
-    let webhook = json!({ "webhook": { "url": receiver.url(), "hmacKey": { "name": "hook", "key": "hmac" } } });
-    let channel = object("ClusterChannel", "security", webhook);
-    Api::<ClusterChannel>::all(client.clone()).patch("security", &apply, &Patch::Apply(&channel)).await?;
-    let source = object("Source", SOURCE, source_spec("falco"));
-    Api::<Source>::all(client.clone()).patch(SOURCE, &apply, &Patch::Apply(&source)).await?;
-    let playbook = object(
-        "ClusterPlaybook",
-        "contain",
-        json!({
-            "match": { "sources": [SOURCE], "minSeverity": "High" },
-            "steps": [
-                { "name": "contain", "quarantine": {}, "retry": { "limit": 50, "backoff": "200ms" } },
-                {
-                    "name": "tell", "retry": { "limit": 50, "backoff": "200ms" },
-                    "notify": { "channels": [{ "name": "security" }], "message": "${target.namespace}/${target.name} is cut off" },
-                },
-            ],
-        }),
-    );
-    Api::<ClusterPlaybook>::all(client.clone()).patch("contain", &apply, &Patch::Apply(&playbook)).await?;
-    Ok(())
-}
-
-async fn playbook_is_ready(client: &Client) -> Result<()> {
-    let playbooks: Api<ClusterPlaybook> = Api::all(client.clone());
-    let ready = |playbook: &ClusterPlaybook| {
-        playbook.status.as_ref().is_some_and(|status| {
-            status.observed_generation == playbook.metadata.generation
-                && conditions::is_true(&status.conditions, ConditionType::Ready)
-        })
-    };
-    wait::until_present(&playbooks, "contain", "Ready", wait::DEADLINE, ready).await.map(drop)
 }

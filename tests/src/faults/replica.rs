@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,6 @@ use crate::lifeline::Lifeline;
 use crate::operator::{NAMESPACE, TOKEN};
 use crate::{ControlPlane, Proxy, wait};
 
-/// Seconds after which another replica takes over from one that is silent.
-pub const LEASE_SECONDS: u64 = 5;
 /// How long a sender waits for its answer before it sends again.
 const SENDERS_PATIENCE: Duration = Duration::from_secs(35);
 
@@ -34,6 +33,7 @@ pub struct Replica {
     http: reqwest::Client,
     lifeline: Lifeline,
     process: Mutex<Option<u32>>,
+    frozen: AtomicBool,
 }
 
 impl Replica {
@@ -55,23 +55,25 @@ impl Replica {
             http: reqwest::Client::builder().timeout(SENDERS_PATIENCE).build()?,
             lifeline: Lifeline::new(None)?,
             process: Mutex::default(),
+            frozen: AtomicBool::new(false),
         };
         replica.run()?;
         replica.ready().await?;
         Ok(replica)
     }
 
-    /// Starts the process, or starts it again.
+    /// Starts the process, or starts it again, with the disk that it had.
     pub fn run(&self) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
-        let lease = LEASE_SECONDS.to_string();
         let mut command = Command::new(&self.binary);
         command
             .arg("operator")
             .args(["--ingest-listen", &self.intake.to_string(), "--ingest-plaintext"])
             .args(["--metrics-listen", &self.metrics.to_string()])
             .args(["--namespace", NAMESPACE, "--log-format", "text", "--log", "info,kube_runtime=warn"])
-            .args(["--network-plugin", "cilium", "--identity", &self.identity, "--lease-seconds", &lease])
+            .args(["--network-plugin", "cilium", "--identity", &self.identity])
+            .arg("--spool")
+            .arg(self.folder.join("spool"))
             .env("KUBECONFIG", self.folder.join("kubeconfig"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -109,8 +111,30 @@ impl Replica {
         }
     }
 
+    /// Tells the process to end in order (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
+        match *self.process.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(process) => self.lifeline.terminate(process),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&self) -> Result<ExitStatus> {
+        wait::eventually(wait::DEADLINE, &format!("{} has ended", self.identity), async || {
+            Ok(self.lifeline.exited().map(|(_, status)| status))
+        })
+        .await
+    }
+
+    /// Whether it stands still.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
     /// Freezes the process (SIGSTOP), or lets it go on (SIGCONT).
     pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.frozen.store(frozen, Ordering::Relaxed);
         match *self.process.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(process) if frozen => self.lifeline.freeze(process),
             Some(process) => self.lifeline.thaw(process),

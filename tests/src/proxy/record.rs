@@ -52,6 +52,14 @@ impl Record {
             && !request.query.contains("dryRun=All")
     }
 
+    /// Whether it wrote a Lease that `identity` holds by it.
+    #[must_use]
+    pub fn is_lease_of(&self, identity: &str) -> bool {
+        // Whoever finds a Lease that has run out writes to it before it holds it.
+        let holder = self.object.as_ref().and_then(|object| object.holder.as_deref());
+        self.is_effect() && self.request.resource == "leases" && holder == Some(identity)
+    }
+
     /// The name of the object, that of a created one included.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -90,6 +90,54 @@ async fn a_write_that_hangs_is_answered_from_disk_and_counted_once_whether_it_ta
 }
 
 #[tokio::test]
+async fn repeats_that_were_answered_are_counted_once_though_the_operator_is_killed_before_their_count_is_written()
+-> Result<()> {
+    let bed = Bed::new("repeats").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    let first = bed.operator(&gate, &spool, &[]).await?;
+    bed.alert(&first, "a").await?;
+    wait::eventually(DEADLINE, "the operator knows the Finding", async || {
+        let answer = bed.alert(&first, "a").await?;
+        Ok((answer.body["findings"][0]["repeated"] == true).then_some(()))
+    })
+    .await?;
+    metric_is(&first, "quell_spool_entries", 0.0).await?;
+    let [(pod, before)] = bed.counts().await?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
+
+    // Answered, and on their way to the API server.
+    gate.set(Way::Held);
+    for _ in 0..6 {
+        let answer = bed.alert(&first, "a").await?;
+        ensure!(answer.body["findings"][0]["repeated"] == true && !spooled(&answer), "{}", answer.body);
+    }
+    drop(first);
+    gate.set(Way::Open);
+    let second = bed.operator(&gate, &spool, &[]).await?;
+    bed.counts_are(&[(pod.clone(), before + 6)]).await?;
+    metric_is(&second, "quell_spool_entries", 0.0).await?;
+    drop(second);
+    let third = bed.operator(&gate, &spool, &[]).await?;
+    bed.alert(&third, "a").await?;
+    bed.counts_are(&[(pod, before + 7)]).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn of_reports_of_one_finding_that_are_under_way_at_once_each_is_counted() -> Result<()> {
+    let bed = Bed::new("at-once").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    let operator = bed.operator(&gate, &spool, &[]).await?;
+    gate.set(Way::Held);
+    for _ in 0..3 {
+        ensure!(spooled(&bed.alert(&operator, "a").await?), "the API server doesn't answer");
+    }
+    gate.set(Way::Open);
+    bed.counts_are(&[("a".to_owned(), 3)]).await?;
+    metric_is(&operator, "quell_spool_entries", 0.0).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
 async fn a_full_spool_sends_senders_away_and_says_so() -> Result<()> {
     let bed = Bed::new("full").await?;
     let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));

@@ -34,7 +34,7 @@ impl Two {
         Ok(two)
     }
 
-    /// With the settings as they are by default: a Lease of 5 s.
+    /// With the settings as they are by default: a Lease of 4 s.
     async fn start(&mut self, name: &str) -> Result<()> {
         let gate = Gate::before(&self.bed.control_plane).await?;
         let spool = self.bed.spool(name);
@@ -109,7 +109,7 @@ fn is_quarantined(pod: &Pod) -> bool {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_killed_under_load_is_succeeded_within_the_lease_and_one_that_ends_in_order_at_once()
+async fn a_leader_that_is_killed_under_load_is_succeeded_within_five_seconds_and_one_that_ends_in_order_at_once()
 -> Result<()> {
     let mut two = Two::new("killed").await?;
     let pods = two.pods("p", 30).await?;
@@ -125,7 +125,7 @@ async fn a_leader_that_is_killed_under_load_is_succeeded_within_the_lease_and_on
             drop(two.take(&first)?);
             two.another(&first).await?;
             let took = killed.elapsed();
-            ensure!(took < Duration::from_secs(6), "it took {took:?}, of a Lease of 5 s");
+            ensure!(took < Duration::from_secs(5), "it took {took:?}, of a Lease of 4 s");
             break;
         }
     }

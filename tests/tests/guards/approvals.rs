@@ -4,8 +4,9 @@ use anyhow::Result;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use quell_crds::names;
-use quell_crds::v1alpha1::{Approval, Playbook};
-use quell_tests::ControlPlane;
+use quell_crds::v1alpha1::{Approval, ApprovalDecision, Playbook};
+use quell_tests::guards::{approval_of, run_of};
+use quell_tests::{ControlPlane, wait};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, refused};
@@ -66,5 +67,35 @@ async fn who_wrote_a_playbook_is_said_truly_and_must_be_said_where_two_persons_a
     let steal = Patch::Merge(json!({ "metadata": { "annotations": { names::AUTHOR: "kim" } } }));
     refused(kim.patch("two", &PatchParams::default(), &steal).await, "authors", "is changed with it alone");
     apply(&kim, &playbook("two", Some("kim"), true, "2s")).await?;
+    bed.namespace.finish().await
+}
+
+#[tokio::test]
+async fn whoever_wrote_a_playbook_is_not_the_second_of_two_persons() -> Result<()> {
+    let bed = Bed::new("two-persons").await?;
+    let jo: Api<Approval> = Api::namespaced(person("jo").await?, bed.name());
+    let kim: Api<Approval> = Api::namespaced(person("kim").await?, bed.name());
+    let create = PostParams::default();
+    let run = Api::namespaced(bed.quell.clone(), bed.name()).create(&create, &run_of("jo")?).await?;
+    // The API server has seen the run once it refuses.
+    wait::eventually(wait::DEADLINE, "the author's approval is refused", async || {
+        match jo.create(&create, &approval_of(&run, "jo")?).await {
+            Ok(early) => jo.delete(&early.name_any(), &DeleteParams::default()).await.map(|_| None).map_err(Into::into),
+            Err(error) => {
+                refused(Err::<Approval, _>(error), "two-persons", "somebody else must approve it");
+                Ok(Some(()))
+            }
+        }
+    })
+    .await?;
+    kim.create(&create, &approval_of(&run, "kim")?).await?;
+    // What one may decide on alone, and a denial, are the author's as well.
+    let mut alone = approval_of(&run, "jo")?;
+    alone.spec.step = Some("c".to_owned());
+    jo.create(&create, &alone).await?;
+    let mut no = approval_of(&run, "jo")?;
+    no.metadata.name = Some("no".to_owned());
+    no.spec.decision = ApprovalDecision::Deny;
+    jo.create(&create, &no).await?;
     bed.namespace.finish().await
 }
