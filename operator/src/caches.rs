@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -72,6 +72,8 @@ pub struct Caches {
     pub approvals: Store<Approval>,
     /// Secrets of Quell's own namespace.
     pub secrets: Store<Secret>,
+    /// ConfigMaps of Quell's own namespace, which hold certificates of authorities.
+    pub config_maps: Store<ConfigMap>,
     _marked: Marked,
     daemon_sets: Store<PartialObjectMeta<DaemonSet>>,
     network_policies: Store<NetworkPolicy>,
@@ -92,6 +94,7 @@ impl Caches {
     #[must_use]
     pub fn keep(client: &Client, settings: &Settings, mirrors: &Mirrors, notices: &Notices) -> Self {
         let own_namespace = settings.namespace.as_str();
+        let maps = Api::namespaced(client.clone(), own_namespace);
         let runs_of: Arc<RwLock<RunsByFinding>> = Arc::default();
         let policies = Arc::new(StandingPolicies::default());
         let (all, library) = (watcher::Config::default(), Notice::Library);
@@ -139,6 +142,7 @@ impl Caches {
                 let notices = notices.clone();
                 move |change| approval_changed(&notices, &change)
             }),
+            config_maps: mirrors.keep(maps, all.clone(), |_| {}, tell(notices, Notice::Sources)),
             secrets: mirrors.keep(Api::namespaced(client.clone(), own_namespace), all.clone(), |_| {}, {
                 let (notices, mut library) = (notices.clone(), tell(notices, Notice::Library));
                 move |change: Change<Secret>| {
@@ -207,6 +211,7 @@ impl Caches {
             self.cluster_suppressions.wait_until_ready(),
             self.secrets.wait_until_ready(),
             self.approvals.wait_until_ready(),
+            self.config_maps.wait_until_ready(),
             self.network_policies.wait_until_ready(),
         )?;
         Ok(())

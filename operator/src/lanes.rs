@@ -3,7 +3,8 @@
 //! Three ranks: what contains goes at once; the Findings of signals make room for it; records make room for both. No lane is a rate
 //! limit: work waits only while work of a higher rank is under way, and never for ever.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -12,6 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 const URGENT: usize = 48;
 /// Findings that are being stored.
 const SIGNALS: usize = 48;
+/// Of these, one Source may have so many, so that a storm of one never keeps the Finding of another waiting behind it.
+const SHARE: usize = 40;
+/// Sources whose share is kept though nothing of theirs is under way.
+const SHARES: usize = 1024;
 /// Book-keeping while nothing of a higher rank is under way.
 const QUIET: usize = 24;
 /// What goes on at a time, of each lower rank, once it has waited for its patience, so that nothing starves in a storm without end.
@@ -32,6 +37,7 @@ const EFFECTS: usize = 64;
 pub struct Lanes {
     urgent: Arc<Semaphore>,
     signals: Lower,
+    shares: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
     effects: Arc<Semaphore>,
     quiet: Lower,
     containing: Pressure,
@@ -43,6 +49,7 @@ impl Default for Lanes {
         Self {
             urgent: Arc::new(Semaphore::new(URGENT)),
             signals: Lower::new(SIGNALS),
+            shares: Arc::default(),
             effects: Arc::new(Semaphore::new(EFFECTS)),
             quiet: Lower::new(QUIET),
             containing: Pressure::default(),
@@ -54,6 +61,7 @@ impl Default for Lanes {
 /// Held while a request of the lane is under way.
 pub struct Pass {
     _permit: Option<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
     _claim: Option<Claim>,
 }
 
@@ -144,19 +152,34 @@ impl Lanes {
     /// For containment.
     pub async fn urgent(&self) -> Pass {
         let claim = self.claim();
-        Pass { _permit: self.urgent.clone().acquire_owned().await.ok(), _claim: Some(claim) }
+        Pass { _permit: self.urgent.clone().acquire_owned().await.ok(), _share: None, _claim: Some(claim) }
     }
 
-    /// For the Finding of a signal, which makes room for containment. Book-keeping makes room from the moment this is asked for.
-    pub async fn signal(&self) -> Pass {
+    /// For the Finding of a signal of that Source, which makes room for containment. Book-keeping makes room from the moment this is asked for.
+    pub async fn signal(&self, source: &str) -> Pass {
         let claim = self.storing.claim();
+        let share = match self.share(source) {
+            Some(share) => share.acquire_owned().await.ok(),
+            None => None,
+        };
         let permit = self.signals.pass(self.containing.over(Duration::ZERO), SIGNALS_PATIENCE).await;
-        Pass { _permit: permit, _claim: Some(claim) }
+        Pass { _permit: permit, _share: share, _claim: Some(claim) }
+    }
+
+    fn share(&self, source: &str) -> Option<Arc<Semaphore>> {
+        let mut shares = self.shares.lock().ok()?;
+        if shares.len() >= SHARES {
+            shares.retain(|_, share| share.available_permits() < SHARE);
+        }
+        if let Some(share) = shares.get(source) {
+            return Some(share.clone());
+        }
+        Some(shares.entry(source.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(SHARE))).clone())
     }
 
     /// For the effects of steps that don't contain.
     pub async fn effect(&self) -> Pass {
-        Pass { _permit: self.effects.clone().acquire_owned().await.ok(), _claim: None }
+        Pass { _permit: self.effects.clone().acquire_owned().await.ok(), _share: None, _claim: None }
     }
 
     /// For records and everything else that can wait.
@@ -170,7 +193,7 @@ impl Lanes {
                 }
             }
         };
-        Pass { _permit: self.quiet.pass(room, QUIET_PATIENCE).await, _claim: None }
+        Pass { _permit: self.quiet.pass(room, QUIET_PATIENCE).await, _share: None, _claim: None }
     }
 }
 
@@ -209,7 +232,7 @@ mod tests {
     async fn a_finding_waits_for_containment_that_was_only_claimed() {
         let lanes = Lanes::default();
         let claim = lanes.claim();
-        let mut finding = Box::pin(lanes.signal());
+        let mut finding = Box::pin(lanes.signal("falco"));
         assert!(finding.as_mut().now_or_never().is_none());
         drop(claim);
         tokio::time::timeout(SIGNALS_PATIENCE / 2, finding).await.expect("the end of the claim lets it through");
@@ -218,7 +241,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn records_wait_for_findings_that_are_being_stored() {
         let lanes = Lanes::default();
-        let finding = lanes.signal().await;
+        let finding = lanes.signal("falco").await;
         let mut record = Box::pin(lanes.book_keeping());
         assert!(record.as_mut().now_or_never().is_none());
         drop(finding);
@@ -226,10 +249,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_storm_of_one_source_does_not_keep_the_finding_of_another_waiting() {
+        let lanes = Lanes::default();
+        let _stored = futures::future::join_all((0..SHARE).map(|_| lanes.signal("noisy"))).await;
+        let mut waiting: Vec<_> = (0..1000).map(|_| Box::pin(lanes.signal("noisy"))).collect();
+        assert!(waiting.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+        assert!(Box::pin(lanes.signal("other")).now_or_never().is_some());
+    }
+
+    #[tokio::test]
     async fn containment_never_waits_for_what_is_less_urgent() {
         let lanes = Lanes::default();
         let _records: Vec<Pass> = futures::future::join_all((0..QUIET).map(|_| lanes.book_keeping())).await;
-        let _findings: Vec<Pass> = futures::future::join_all((0..SIGNALS).map(|_| lanes.signal())).await;
+        let _findings: Vec<Pass> = futures::future::join_all(
+            (0..SIGNALS).map(|one| lanes.signal(if one < SHARE { "falco" } else { "trivy" })),
+        )
+        .await;
         assert!(Box::pin(lanes.urgent()).now_or_never().is_some());
     }
 }

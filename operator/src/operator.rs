@@ -28,7 +28,7 @@ use crate::finalizers;
 use crate::guardrails::{self, Watched};
 use crate::history::{self, History};
 use crate::identity::{Identities, fenced};
-use crate::intake::{self, Backlog, Folder, Intake, ServeError, Server, Sources};
+use crate::intake::{self, Authority, Backlog, Folder, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
 use crate::leader::{Election, LEASE};
 use crate::metrics::Metrics;
@@ -169,15 +169,16 @@ async fn run_until(
     library.refresh(&caches);
     let suppressions = Arc::new(Suppressions::default());
     suppressions.refresh(&caches);
-    let sources = Sources::default();
+    let sources = Sources::new(client.clone());
     sources.refresh(&caches);
 
     let folder = Folder::new(client.clone(), lanes.clone(), backlog.clone(), tasks.clone(), end.clone());
-    let own = &settings.namespace;
-    let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, own, backlog.clone());
+    let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, sources.clone(), backlog.clone());
     let intake = Arc::new(intake);
     let server = Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() };
-    let serving = tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), end.clone()));
+    let authority = Authority::new(&client, &caches, settings);
+    let serving =
+        tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), authority, end.clone()));
     let recorder = Recorder::new(
         client.clone(),
         Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },

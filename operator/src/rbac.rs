@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use quell_actions::rights::{self, Place};
 
+use crate::intake::{CA_BUNDLE, CERTIFICATE};
 use crate::leader::LEASE;
 
 /// Where a right is needed.
@@ -207,6 +208,22 @@ pub const OWN: &[Need] = &[
         "the election of the leader; RBAC can't name what isn't there yet",
     ),
     own("coordination.k8s.io", &["leases"], &[LEASE], &["get", "list", "patch", "watch"], "the election of the leader"),
+    cluster(
+        "authentication.k8s.io",
+        &["tokenreviews"],
+        &["create"],
+        "Sources whose senders show the token of a ServiceAccount",
+    ),
+    own("", &["configmaps"], &[], FOLLOW, "authorities of the client certificates of Sources"),
+    own(
+        "",
+        &["configmaps", "secrets"],
+        &[],
+        &["create"],
+        "the certificate of the intake, where none is given; RBAC can't name what isn't there yet",
+    ),
+    own("", &["configmaps"], &[CA_BUNDLE], &["patch"], "publishes by which certificate senders know the intake"),
+    own("", &["secrets"], &[CERTIFICATE], &["get", "update"], "makes and renews the certificate of the intake"),
     own("", &["secrets"], &[], FOLLOW, "tokens of Sources, and whether the Secrets of ClusterChannels are there"),
     Need {
         group: "",

@@ -50,7 +50,7 @@ pub struct Settings {
     /// Take signals in without TLS; only on a loopback address
     #[arg(long, env = "QUELL_INGEST_PLAINTEXT")]
     pub ingest_plaintext: bool,
-    /// Certificate chain of the intake (PEM); without one, a self-signed certificate is made at each start
+    /// Certificate chain of the intake (PEM), read again when it changes; without one, Quell makes and renews its own
     #[arg(long, env = "QUELL_INGEST_TLS_CERT", requires = "ingest_tls_key")]
     pub ingest_tls_cert: Option<PathBuf>,
     /// Private key of the intake (PEM)
@@ -62,6 +62,9 @@ pub struct Settings {
     /// How many bytes of signals may wait there; its file may take up to four times as much
     #[arg(long, env = "QUELL_SPOOL_MAX_BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub spool_max_bytes: u64,
+    /// Further names or IP addresses, with commas between them, that the certificate which Quell makes is good for
+    #[arg(long, env = "QUELL_INGEST_TLS_NAMES", value_delimiter = ',', value_name = "NAME")]
+    pub ingest_tls_names: Vec<String>,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env = "QUELL_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
     pub metrics_listen: SocketAddr,

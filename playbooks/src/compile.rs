@@ -359,7 +359,8 @@ fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Probl
     })
 }
 
-pub(crate) fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
+/// The labels that are asked for; `at` is the field that says so.
+pub fn selector(selector: Option<&Selector>, at: &str) -> Result<Option<LabelMatcher>, Problem> {
     let problem = |at: String, message: String| Problem { reason: Reason::ParameterInvalid, at, message };
     let Some(selector) = selector else { return Ok(None) };
     for (i, requirement) in selector.match_expressions.iter().enumerate() {

@@ -39,7 +39,11 @@ pub use remediation::{
 };
 pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
-pub use source::{BearerToken, Format, Source, SourceSpec, SourceStatus, SourceWatch, SourceWebhook};
+pub use source::{
+    Basic, BearerToken, CertificateAuthority, ClientCertificate, ConfigMapKey, Format, Hmac, HmacAlgorithm,
+    HmacEncoding, HmacTimestamp, ServiceAccountName, ServiceAccountToken, Source, SourceLimits, SourceNamespaces,
+    SourceSpec, SourceStatus, SourceWatch, SourceWebhook,
+};
 pub use step::{OnFailure, Retry, Step, StepKind};
 pub use suppression::{
     ClusterSuppression, ClusterSuppressionSpec, SuppressedTarget, Suppression, SuppressionMatch, SuppressionSpec,

@@ -5,7 +5,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SecretKey;
+mod credential;
+mod limits;
+
+pub use credential::{
+    Basic, BearerToken, CertificateAuthority, ClientCertificate, ConfigMapKey, Hmac, HmacAlgorithm, HmacEncoding,
+    HmacTimestamp, ServiceAccountName, ServiceAccountToken, SourceWebhook,
+};
+pub use limits::{SourceLimits, SourceNamespaces};
 
 /// How the reports of one tool become Findings.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +42,7 @@ use super::SecretKey;
 #[x_kube(validation = Rule::new("!has(self.watch) || self.format == 'trivy-operator'").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.format == 'cloudevents'").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.dataFormat != 'cloudevents'").message("dataFormat is another format than cloudevents"))]
+#[x_kube(validation = Rule::new("!has(self.namespaces) || (has(self.namespaces.include) && size(self.namespaces.include) > 0) || has(self.namespaces.selector)").message("namespaces must name some: give include, selector, or both"))]
 pub struct SourceSpec {
     /// What the tool writes.
     pub format: Format,
@@ -47,6 +55,12 @@ pub struct SourceSpec {
     /// Quell watches the tool's objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<SourceWatch>,
+    /// What the Source may ask of Quell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SourceLimits>,
+    /// The namespaces that the Source may speak for. Default: all, and what is in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<SourceNamespaces>,
 }
 
 /// What a tool writes.
@@ -146,26 +160,6 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
-}
-
-/// What a tool must show to be listened to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SourceWebhook {
-    /// The token of the header `Authorization: Bearer …`.
-    pub bearer_token: BearerToken,
-}
-
-/// Where a bearer token is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct BearerToken {
-    /// The Secret, in Quell's own namespace, and the key in it.
-    pub secret: SecretKey,
-    /// Also take the token as `?token=…`, for a tool that can't send headers, as Falco's `http_output`. An address may end up in
-    /// the logs of what stands between; prefer the header where you can.
-    #[serde(default)]
-    pub in_query: bool,
 }
 
 /// Which objects are watched: those of the format, in every namespace.

@@ -168,6 +168,20 @@ fn fill_image(target: &mut Target, pod: &Pod, status: &ContainerStatus) {
     }
 }
 
+/// Whether a pod runs an image, by its digest where that is given, else by its reference.
+pub fn runs_image(pod: &Pod, reference: &str, digest: &str) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let image = ImageRef {
+        reference: normalize_image(reference),
+        digest: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
+        image_id: None,
+    };
+    statuses.iter().any(|status| {
+        let known = image.digest.is_none() || digest_of(&status.image_id).is_some();
+        known && runs(&image, pod, status)
+    })
+}
+
 fn digest_of(image_id: &str) -> Option<&str> {
     image_id.split_once('@').map(|(_, digest)| digest).filter(|digest| digest.contains(':'))
 }

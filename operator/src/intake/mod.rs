@@ -1,19 +1,27 @@
 //! Signals in, Findings out: every replica does this, whether it leads or not.
 
+mod authority;
 mod backlog;
+mod budget;
+mod connections;
+mod credentials;
 mod deliver;
+mod depth;
 mod fold;
+mod gate;
 mod locate;
 mod server;
 mod sources;
+mod territory;
 mod tls;
 mod watch;
 
+pub use authority::{Authority, CA_BUNDLE, CERTIFICATE};
 pub use backlog::Backlog;
 pub use deliver::{deliver, tell};
 pub use fold::Folder;
 pub use server::{ServeError, Server, listen, serve};
-pub use sources::{Admission, Reads, Sources, judge, secret_value};
+pub use sources::{Sources, judge, secret_value};
 pub use watch::{is_served, watch_sources};
 
 use std::sync::Arc;
@@ -28,8 +36,8 @@ use kube::core::Request;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use quell_crds::names::field_managers;
-use quell_crds::v1alpha1::Finding;
-use quell_ingest::Signal;
+use quell_crds::v1alpha1::{Finding, Target};
+use quell_ingest::{Place, Signal};
 use quell_spool::Sequence;
 use serde::Serialize;
 use thiserror::Error;
@@ -39,6 +47,7 @@ use crate::caches::Caches;
 use crate::engine::{Engine, contain_at_once};
 use crate::intake::backlog::{KeepError, Waiting};
 use crate::intake::deliver::may_be_taken_later;
+use crate::intake::territory::Kept;
 use crate::lanes::Lanes;
 
 /// What it means that a Finding is there already.
@@ -81,6 +90,14 @@ pub enum IntakeError {
         /// Name of the Finding.
         name: String,
     },
+    /// The Source is bound to namespaces, and this is about something else.
+    #[error(
+        "the Source may not speak for {about}: see `spec.namespaces` of the Source; nothing of the body was stored"
+    )]
+    Foreign {
+        /// What it is about.
+        about: String,
+    },
     /// Another problem has the name of this one.
     #[error("the Finding {name} is of another problem: two fingerprints share a name")]
     Collision {
@@ -104,7 +121,7 @@ impl IntakeError {
         match self {
             Self::Store { source, .. } => may_be_taken_later(source),
             Self::NoAnswer { .. } => true,
-            Self::Collision { .. } => false,
+            Self::Foreign { .. } | Self::Collision { .. } => false,
             Self::NotKept { stored, .. } => stored.is_transient(),
         }
     }
@@ -122,6 +139,7 @@ pub struct Intake {
     lanes: Lanes,
     folder: Folder,
     own_namespace: String,
+    sources: Sources,
     /// Where Findings are kept that the API server doesn't take at once.
     backlog: Option<Arc<Backlog>>,
     /// Set while this replica leads.
@@ -129,18 +147,19 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An intake that stores by `client`; what is in no namespace goes to `own_namespace`.
+    /// An intake that stores by `client`; what is in no namespace goes to Quell's own.
     #[must_use]
     pub fn new(
         client: Client,
         caches: Arc<Caches>,
         lanes: Lanes,
         folder: Folder,
-        own_namespace: &str,
+        sources: Sources,
         backlog: Option<Arc<Backlog>>,
     ) -> Self {
-        let (own_namespace, engine) = (own_namespace.to_owned(), ArcSwapOption::empty());
-        Self { client, caches, lanes, folder, own_namespace, backlog, engine }
+        let own_namespace = quell_actions::Cluster::own_namespace(&*caches).to_owned();
+        let engine = ArcSwapOption::empty();
+        Self { client, caches, lanes, folder, own_namespace, sources, backlog, engine }
     }
 
     /// From now on this replica leads, and contains what is reported to it at once.
@@ -150,7 +169,7 @@ impl Intake {
 
     /// Takes in what was sent to a Source. When this returns, every Finding is durable: in the cluster, or on this replica's disk.
     pub async fn take(self: &Arc<Self>, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
-        let findings = self.findings(source, signals).await;
+        let findings = self.findings(source, signals).await?;
         let taken = findings.into_iter().map(|finding| async move {
             match &self.backlog {
                 Some(backlog) => self.store_or_keep(finding, backlog).await,
@@ -162,17 +181,72 @@ impl Intake {
 
     /// Stores what a Source's watch read; whoever watches tries again by itself.
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
-        let findings = self.findings(source, signals).await;
+        let findings = self.findings(source, signals).await?;
         join_all(findings.into_iter().map(|finding| self.store_and_count(finding, again))).await.into_iter().collect()
     }
 
-    async fn findings(&self, source: &str, signals: &[Signal]) -> Vec<Finding> {
+    /// The Findings of what signals tell of, at the places where that is. A Source that is bound to namespaces speaks for these alone.
+    async fn findings(&self, source: &str, signals: &[Signal]) -> Result<Vec<Finding>, IntakeError> {
         // What a tool says is no longer there makes no Finding.
         let open: Vec<_> = signals.iter().filter(|signal| !signal.resolved).collect();
         let places = join_all(open.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
-        let all = open.into_iter().zip(places);
-        let all = all.flat_map(|(signal, places)| places.into_iter().map(move |place| (signal, place)));
-        all.map(|(signal, place)| quell_ingest::finding(source, signal, &place, &self.own_namespace)).collect()
+        self.within(source, open.into_iter().zip(places).collect())
+    }
+
+    /// The Findings of signals at their places, without what the Source may not speak for.
+    fn within(&self, source: &str, located: Vec<(&Signal, Vec<Place>)>) -> Result<Vec<Finding>, IntakeError> {
+        let known = self.sources.get(source);
+        let territory = known.as_ref().and_then(|known| known.territory.as_ref());
+        let bound = match territory {
+            None => None,
+            Some(Ok(territory)) => Some(territory),
+            Some(Err(_)) => {
+                return Err(IntakeError::Foreign { about: "anything while its namespaces can't be told".to_owned() });
+            }
+        };
+        let some = !located.is_empty();
+        let mut findings = Vec::new();
+        let mut withheld = 0_usize;
+        for (signal, places) in located {
+            let all = places.len();
+            let places =
+                match bound.map(|bound| bound.keep(signal, places.clone(), |one| self.caches.namespace_labels(one))) {
+                    None => places,
+                    Some(Kept::Places(own)) => own,
+                    Some(Kept::Nothing) => Vec::new(),
+                    Some(Kept::Foreign(about)) => return Err(IntakeError::Foreign { about }),
+                };
+            withheld += all - places.len();
+            for mut place in places {
+                if bound.is_some() {
+                    self.believe_what_runs(&mut place.target);
+                }
+                findings.push(quell_ingest::finding(source, signal, &place, &self.own_namespace));
+            }
+        }
+        if withheld > 0 {
+            tracing::warn!(source, withheld, "places were left out that the Source may not speak for");
+        }
+        if bound.is_some() && some && findings.is_empty() {
+            let about = "what this was found to be about, or it was found nowhere".to_owned();
+            return Err(IntakeError::Foreign { about });
+        }
+        Ok(findings)
+    }
+
+    /// An image can be blocked in the whole cluster, so a bound Source names only one that runs in the namespace of its target.
+    fn believe_what_runs(&self, target: &mut Target) {
+        if target.image.is_empty() && target.digest.is_empty() {
+            return;
+        }
+        let runs = self.caches.pods.find(|pod| {
+            pod.namespace().as_deref() == Some(&target.namespace)
+                && locate::runs_image(pod, &target.image, &target.digest)
+        });
+        if runs.is_none() {
+            target.image.clear();
+            target.digest.clear();
+        }
     }
 
     /// The API server first; the disk where it doesn't take the Finding, or not soon, or where others of the same Source wait already.
@@ -331,7 +405,7 @@ impl Intake {
             Ok(request) => request,
             Err(error) => return Some(Err(error)),
         };
-        let _pass = self.lanes.signal().await;
+        let _pass = self.lanes.signal(&finding.spec.source).await;
         tokio::time::timeout(LONGEST_STORE, self.client.request(request)).await.ok()
     }
 

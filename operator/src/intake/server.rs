@@ -7,28 +7,38 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use quell_ingest::{Delivery, receive};
 use serde_json::json;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tower_http::decompression::RequestDecompressionLayer;
 
+use crate::intake::authority::Authority;
+use crate::intake::connections::{Counted, Secured};
+use crate::intake::gate::{self, Arrived, refuse, retry};
+use crate::intake::sources::{Known, Reads, Sources};
 use crate::intake::tls::{self, TlsError};
-use crate::intake::{Accepted, Admission, Intake, Reads, Sources};
+use crate::intake::{Accepted, Intake, IntakeError, budget, depth};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
-/// Largest body, after decompression. Trivy's report on a large image has a few MiB.
-const LARGEST_BODY: usize = 16 << 20;
-/// A report must be in and stored by then; the sender tries again.
+/// What is under way when the process is told to end has so long.
 const LONGEST: Duration = Duration::from_secs(30);
-/// What a sender is told to wait when the API server can't take a Finding.
-const RETRY_AFTER: &str = "5";
+/// Headers must be in by then, from the first byte of a connection or from the answer before.
+const SLOWEST_HEADERS: Duration = Duration::from_secs(20);
+/// Most headers of a request.
+const MOST_HEADERS: usize = 64;
+/// Most bytes of headers of a request, with what HTTP/2 counts for each.
+const HEADER_LIST: u32 = 32 << 10;
+/// Requests on one connection at a time.
+const STREAMS: u32 = 128;
 
 /// Why the intake could not begin.
 #[derive(Debug, Error)]
@@ -76,13 +86,15 @@ pub async fn serve(
     server: Server,
     listener: TcpListener,
     settings: Settings,
+    authority: Authority,
     end: CancellationToken,
 ) -> Result<(), ServeError> {
     let address = settings.ingest_listen;
     let handle = axum_server::Handle::new();
     let stop = handle.clone();
+    let ended = end.clone();
     tokio::spawn(async move {
-        end.cancelled().await;
+        ended.cancelled().await;
         stop.graceful_shutdown(Some(LONGEST));
     });
     let service = router(server).into_make_service();
@@ -90,69 +102,60 @@ pub async fn serve(
     if settings.ingest_plaintext {
         tracing::info!(%address, "takes signals in, without TLS");
         let plain = axum_server::from_tcp(listener).map_err(listening)?;
+        let mut plain = plain.acceptor(Counted::default());
+        bound(plain.http_builder());
         plain.handle(handle).serve(service).await.map_err(listening)
     } else {
-        let tls = tls::config(&settings).await?;
+        let tls = tls::config(&settings, authority, end).await?;
         tracing::info!(%address, "takes signals in");
-        let secured = axum_server::from_tcp_rustls(listener, tls).map_err(listening)?;
+        let secured = axum_server::from_tcp(listener).map_err(listening)?;
+        let mut secured = secured.acceptor(Secured::new(tls));
+        bound(secured.http_builder());
         secured.handle(handle).serve(service).await.map_err(listening)
     }
+}
+
+/// What counts for every connection, before it is known which Source is meant.
+fn bound(connections: &mut Builder<TokioExecutor>) {
+    connections
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SLOWEST_HEADERS)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(2 * budget::HEADERS);
+    connections
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_LIST)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(SLOWEST_HEADERS)
+        .keep_alive_timeout(SLOWEST_HEADERS);
 }
 
 fn router(server: Server) -> Router {
     Router::new()
         .route("/v1/sources/{name}", post(take))
-        // The sender is judged before its body is read, let alone unpacked.
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        // The sender is judged before its body is read, let alone unpacked; the limit on bodies, which is the Source's, counts what is unpacked.
         .layer(RequestDecompressionLayer::new().gzip(true))
-        .layer(middleware::from_fn_with_state(server.clone(), admit))
+        .layer(middleware::from_fn_with_state(server.clone(), gate::admit))
         .with_state(server)
-}
-
-async fn admit(State(server): State<Server>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let Some(name) = path.strip_prefix("/v1/sources/").filter(|name| !name.is_empty() && !name.contains('/')) else {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "NotFound",
-            "signals are taken in by POST /v1/sources/<name of a Source>",
-        );
-    };
-    let name = name.to_owned();
-    let token = bearer(request.headers());
-    let query = token_in_query(request.uri());
-    match server.sources.admit(&name, token, query) {
-        Admission::In(reads) => {
-            request.extensions_mut().insert(reads);
-            match tokio::time::timeout(LONGEST, next.run(request)).await {
-                Ok(response) => response,
-                Err(_) => retry(&format!("Source {name}: not stored in {} s", LONGEST.as_secs())),
-            }
-        }
-        Admission::Unknown => {
-            server.metrics.signal("unknown", "unauthorized");
-            refuse(StatusCode::NOT_FOUND, "SourceUnknown", &format!("there is no Source `{name}` that takes POSTs"))
-        }
-        Admission::Unauthorized => {
-            server.metrics.signal(&name, "unauthorized");
-            let message = format!("Source `{name}` wants its token: `Authorization: Bearer …`");
-            let mut response = refuse(StatusCode::UNAUTHORIZED, "Unauthorized", &message);
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            response
-        }
-        Admission::NotReady => {
-            retry(&format!("the token of Source `{name}` is not set: see `kubectl describe source {name}`"))
-        }
-    }
 }
 
 async fn take(
     State(server): State<Server>,
     Path(name): Path<String>,
-    axum::Extension(Reads { format, data_format }): axum::Extension<Reads>,
+    Extension(source): Extension<Arc<Known>>,
+    Extension(arrived): Extension<Arrived>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    arrived.set();
+    let (Reads { format, data_format }, deepest) = (source.reads, source.limits.depth);
+    if deepest < budget::DEPTH && depth::is_deeper(&body, deepest) {
+        server.metrics.signal(&name, "refused");
+        let message = format!("Source {name}: lists and objects nested deeper than {deepest}");
+        return refuse(StatusCode::BAD_REQUEST, "TooDeep", &message);
+    }
     // CloudEvents in binary mode say in headers what they are.
     let headers: Vec<(&str, &str)> =
         headers.iter().filter_map(|(header, value)| Some((header.as_str(), value.to_str().ok()?))).collect();
@@ -184,6 +187,11 @@ async fn take(
             (StatusCode::OK, Json(json!({ "findings": accepted }))).into_response()
         }
         Err(error) => {
+            if let IntakeError::Foreign { .. } = &error {
+                server.metrics.signal(&name, "foreign");
+                tracing::warn!(source = name, %error, "a signal was refused");
+                return refuse(StatusCode::FORBIDDEN, "Foreign", &error.to_string());
+            }
             server.metrics.signal(&name, "failed");
             tracing::warn!(source = name, %error, "a signal could not be stored; its sender was told to try again");
             if error.is_transient() {
@@ -202,24 +210,4 @@ fn outcome(accepted: &Accepted) -> &'static str {
         Accepted { repeated: true, .. } => "repeated",
         Accepted { .. } => "accepted",
     }
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-fn token_in_query(uri: &Uri) -> Option<&str> {
-    uri.query()?.split('&').find_map(|pair| pair.strip_prefix("token="))
-}
-
-fn refuse(status: StatusCode, reason: &str, message: &str) -> Response {
-    (status, Json(json!({ "reason": reason, "message": message }))).into_response()
-}
-
-fn retry(message: &str) -> Response {
-    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "TryAgain", message);
-    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
-    response
 }

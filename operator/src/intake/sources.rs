@@ -1,21 +1,28 @@
-//! Who may report: the credential of each Source.
+//! The Sources as the intake needs them: who may report by each, how much, and about what.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt as _;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt as _};
 use quell_crds::conditions::{Reason, Status};
 use quell_crds::v1alpha1::{Format, SecretKey, Source};
-use subtle::ConstantTimeEq as _;
+use quell_playbooks::Problem;
 
 use crate::caches::Caches;
+use crate::intake::budget::{Budget, Limits};
+use crate::intake::credentials::{Credential, Reviews, Seen};
+use crate::intake::territory::Territory;
 
-/// Sources as the intake needs them.
-#[derive(Clone, Default)]
+/// All Sources. What a Source has spent of its limits outlives a change of any Secret.
+#[derive(Clone)]
 pub struct Sources {
-    all: Arc<RwLock<HashMap<String, Known>>>,
+    all: Arc<ArcSwap<HashMap<String, Arc<Known>>>>,
+    refreshing: Arc<Mutex<()>>,
+    /// What the API server says of tokens.
+    pub reviews: Reviews,
 }
 
 /// How what a Source sends is read.
@@ -27,71 +34,89 @@ pub struct Reads {
     pub data_format: Option<Format>,
 }
 
-#[derive(Clone)]
-struct Known {
-    reads: Reads,
-    token: Option<Vec<u8>>,
-    in_query: bool,
+/// One Source.
+#[derive(Debug)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// How what it sends is read.
+    pub reads: Reads,
+    /// What it must show; `None` for a Source that is watched.
+    pub credential: Option<Result<Credential, Problem>>,
+    /// What it may speak for; `None` for everything.
+    pub territory: Option<Result<Territory, Problem>>,
+    /// What it may ask for.
+    pub limits: Limits,
+    /// What of that is left.
+    pub budget: Arc<Budget>,
+    /// Signed requests that were taken.
+    pub seen: Arc<Seen>,
 }
 
-/// Whether a sender is let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It is; so is read what it sends.
-    In(Reads),
-    /// There is no Source of that name that takes POSTs.
-    Unknown,
-    /// It showed no token, or another one.
-    Unauthorized,
-    /// The Source's own token isn't there.
-    NotReady,
-}
-
-impl Sources {
-    /// Takes over what the caches hold.
-    pub fn refresh(&self, caches: &Caches) {
-        let mut fresh = HashMap::new();
-        for source in caches.sources.state() {
-            if let Some(webhook) = &source.spec.webhook {
-                let token = secret_value(&caches.secrets, caches_namespace(caches), &webhook.bearer_token.secret);
-                let reads = Reads { format: source.spec.format, data_format: source.spec.data_format };
-                let known = Known { reads, token, in_query: webhook.bearer_token.in_query };
-                fresh.insert(source.name_any(), known);
-            }
-        }
-        if let Ok(mut all) = self.all.write() {
-            *all = fresh;
+impl Known {
+    fn compile(source: &Source, before: Option<&Arc<Self>>, caches: &Caches) -> Self {
+        let spec = &source.spec;
+        let limits = Limits::of(spec.limits.as_ref());
+        let same = before.filter(|before| before.limits == limits);
+        Self {
+            name: source.name_any(),
+            reads: Reads { format: spec.format, data_format: spec.data_format },
+            credential: spec.webhook.as_ref().map(|one| Credential::compile(one, caches, own_namespace(caches))),
+            territory: spec.namespaces.as_ref().map(Territory::compile),
+            budget: same.map_or_else(|| Arc::new(Budget::new(&limits)), |same| same.budget.clone()),
+            limits,
+            seen: before.map(|before| before.seen.clone()).unwrap_or_default(),
         }
     }
 
-    /// Judges a sender by the token in its header or, where the Source allows that, in its query.
+    /// Why it can't be used.
     #[must_use]
-    pub fn admit(&self, name: &str, header: Option<&str>, query: Option<&str>) -> Admission {
-        let known = self.all.read().ok().and_then(|all| all.get(name).cloned());
-        let Some(known) = known else { return Admission::Unknown };
-        let Some(token) = &known.token else { return Admission::NotReady };
-        let shown = header.or(query.filter(|_| known.in_query));
-        let same = shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token)));
-        if same { Admission::In(known.reads) } else { Admission::Unauthorized }
+    pub fn problem(&self) -> Option<&Problem> {
+        let credential = self.credential.as_ref().and_then(|made| made.as_ref().err());
+        credential.or_else(|| self.territory.as_ref().and_then(|made| made.as_ref().err()))
+    }
+}
+
+impl Sources {
+    /// None yet; tokens of ServiceAccounts are judged by `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { all: Arc::default(), refreshing: Arc::default(), reviews: Reviews::new(client) }
+    }
+
+    /// Takes over what the caches hold.
+    pub fn refresh(&self, caches: &Caches) {
+        let _alone = self.refreshing.lock();
+        let before = self.all.load();
+        let fresh = caches.sources.state().into_iter().map(|source| {
+            let known = Known::compile(&source, before.get(&source.name_any()), caches);
+            (known.name.clone(), Arc::new(known))
+        });
+        self.all.store(Arc::new(fresh.collect()));
+    }
+
+    /// The Source of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Known>> {
+        self.all.load().get(name).cloned()
     }
 }
 
 /// Whether a Source can be used, and why.
 #[must_use]
 pub fn judge(source: &Source, caches: &Caches) -> (Status, Reason, String) {
-    let Some(webhook) = &source.spec.webhook else {
-        return (Status::True, Reason::Accepted, format!("the objects of {} are watched", source.spec.format));
-    };
-    let secret = &webhook.bearer_token.secret;
-    let namespace = caches_namespace(caches);
-    if secret_value(&caches.secrets, namespace, secret).is_some() {
-        return (Status::True, Reason::Accepted, format!("POST to /v1/sources/{}", source.name_any()));
+    let known = Known::compile(source, None, caches);
+    if let Some(problem) = known.problem() {
+        return (Status::False, problem.reason, problem.to_string());
     }
-    let message = format!("the Secret {namespace}/{} with a key `{}` is not there, or empty", secret.name, secret.key);
-    (Status::False, Reason::SecretMissing, message)
+    let message = match &known.credential {
+        None => format!("the objects of {} are watched", source.spec.format),
+        Some(_) => format!("POST to /v1/sources/{}", source.name_any()),
+    };
+    (Status::True, Reason::Accepted, message)
 }
 
-fn caches_namespace(caches: &Caches) -> &str {
+fn own_namespace(caches: &Caches) -> &str {
     quell_actions::Cluster::own_namespace(caches)
 }
 

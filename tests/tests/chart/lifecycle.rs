@@ -51,7 +51,8 @@ async fn a_release_is_installed_upgraded_and_removed_and_what_was_found_stays() 
     wait::rolled_out(&Api::<Deployment>::namespaced(client.clone(), "quell"), "quell", wait::DEADLINE).await?;
     assert_eq!(short_names(&client).await?, Vec::<String>::new());
     let source = Api::<Source>::all(client.clone()).get("falco").await?;
-    assert!(source.spec.webhook.as_ref().is_some_and(|webhook| webhook.bearer_token.in_query));
+    let bearer = source.spec.webhook.as_ref().and_then(|webhook| webhook.bearer_token.as_ref());
+    assert!(bearer.is_some_and(|bearer| bearer.in_query));
     assert_eq!(
         Api::<ClusterPlaybook>::all(client.clone()).list(&kube::api::ListParams::default()).await?.items.len(),
         4

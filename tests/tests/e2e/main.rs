@@ -3,6 +3,7 @@
 mod bad_input;
 mod containment;
 mod denies;
+mod doors;
 mod dry_run;
 mod guardrails;
 mod guards;
