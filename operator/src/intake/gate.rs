@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -21,6 +22,10 @@ use crate::intake::sources::Known;
 
 /// What a sender is told to wait when the API server can't take a Finding.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Of the body of a request that is refused, so many bytes are read, and so long, before the connection is closed.
+const MOST_READ_OUT: usize = 1 << 20;
+const LONGEST_READ_OUT: Duration = Duration::from_secs(1);
 
 /// Set once the whole body is in: until then a sender that is late has nobody else to blame.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +59,7 @@ pub async fn admit(State(server): State<Server>, request: Request, next: Next) -
     let Some(source) = server.sources.get(name) else {
         server.metrics.signal("unknown", "unauthorized");
         let message = format!("there is no Source `{name}` that takes POSTs");
+        read_out(request.into_body()).await;
         return refuse(StatusCode::NOT_FOUND, "SourceUnknown", &message);
     };
     let arrived = Arrived::default();
@@ -83,10 +89,42 @@ pub async fn admit(State(server): State<Server>, request: Request, next: Next) -
 async fn pass(
     server: &Server,
     source: &Arc<Known>,
-    mut request: Request,
+    request: Request,
     next: Next,
     arrived: Arrived,
 ) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let plain = !parts.headers.contains_key(header::CONTENT_ENCODING);
+    let bytes = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok()).filter(|_| plain);
+    let (credential, signature) = match judge(server, source, &parts, bytes).await {
+        Ok(judged) => judged,
+        Err(refusal) => {
+            read_out(body).await;
+            return Err(refusal);
+        }
+    };
+    let mut request = Request::from_parts(parts, body);
+    // Held until the answer is there: what was read is in memory until then.
+    let _turn = source.budget.turn(bytes).await;
+    DefaultBodyLimit::max(source.limits.body).apply(&mut request);
+    request.extensions_mut().insert(source.clone());
+    request.extensions_mut().insert(arrived);
+    let Some(signature) = signature else { return Ok(next.run(request).await) };
+    let (request, code) = verified(source, credential, signature, request).await?;
+    let mut remembered = Remembered { source: source.clone(), code, taken: false };
+    count(source)?;
+    let response = next.run(request).await;
+    remembered.taken = !response.status().is_server_error();
+    Ok(response)
+}
+
+/// Judges a request before its body is read; what is to be compared with the body where that is signed.
+async fn judge<'a>(
+    server: &Server,
+    source: &'a Known,
+    parts: &Parts,
+    bytes: Option<usize>,
+) -> Result<(&'a Credential, Option<&'a Signature>), Refusal> {
     let name = &source.name;
     let credential = match (&source.credential, source.problem()) {
         (Some(Ok(credential)), None) => credential,
@@ -100,13 +138,13 @@ async fn pass(
         }
     };
     let limits = &source.limits;
-    if size(request.headers()) > limits.headers {
+    if size(&parts.headers) > limits.headers {
         let message = format!("Source {name}: more than {} bytes of headers", limits.headers);
         return Err(refusal("refused", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HeadersTooLarge", &message));
     }
-    let shown = request.extensions().get::<Shown>();
+    let shown = parts.extensions.get::<Shown>();
     let signature =
-        match (credential.judge(request.headers(), request.uri(), shown, &server.sources.reviews).await, credential) {
+        match (credential.judge(&parts.headers, &parts.uri, shown, &server.sources.reviews).await, credential) {
             (Verdict::In, _) => None,
             (Verdict::ReadBody, Credential::Signature(signature)) => Some(signature),
             (Verdict::Out | Verdict::ReadBody, _) => return Err(unauthorized(source, credential)),
@@ -115,26 +153,20 @@ async fn pass(
                 return Err(Refusal { outcome: "failed", response: Box::new(retry(&message)) });
             }
         };
-    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
-    let bytes = request.body().size_hint().exact().and_then(|exact| usize::try_from(exact).ok()).filter(|_| plain);
     if bytes.is_some_and(|bytes| bytes > limits.body) {
         return Err(too_large(source));
     }
     if signature.is_none() {
         count(source)?;
     }
-    // Held until the answer is there: what was read is in memory until then.
-    let _turn = source.budget.turn(bytes).await;
-    DefaultBodyLimit::max(limits.body).apply(&mut request);
-    request.extensions_mut().insert(source.clone());
-    request.extensions_mut().insert(arrived);
-    let Some(signature) = signature else { return Ok(next.run(request).await) };
-    let (request, code) = verified(source, credential, signature, request).await?;
-    let mut remembered = Remembered { source: source.clone(), code, taken: false };
-    count(source)?;
-    let response = next.run(request).await;
-    remembered.taken = !response.status().is_server_error();
-    Ok(response)
+    Ok((credential, signature))
+}
+
+/// A sender whose connection is closed while it writes sees that, and not why it was refused: so much is read first, and dropped.
+async fn read_out(body: Body) {
+    let mut rest = Limited::new(body, MOST_READ_OUT);
+    let drop_all = async { while let Some(Ok(_)) = rest.frame().await {} };
+    let _ = tokio::time::timeout(LONGEST_READ_OUT, drop_all).await;
 }
 
 /// A signed request, which may be sent again unless it was taken; also when its sender gets no answer in time.
