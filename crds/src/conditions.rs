@@ -58,6 +58,12 @@ pub enum Reason {
     SecretMissing,
     /// The kind that a Source watches isn't served by this cluster.
     KindNotServed,
+    /// What a tool asks to be fetched or confirmed was not.
+    NotFetched,
+    /// The subscription of a Source's SNS topic was confirmed.
+    SubscriptionConfirmed,
+    /// The subscription of a Source's SNS topic was ended.
+    SubscriptionEnded,
 
     // Findings.
     /// The target is in the cluster.
@@ -152,7 +158,7 @@ pub enum Reason {
     QuarantinedByAnother,
     /// The pod is not under quarantine, which must come first.
     NotQuarantined,
-    /// What the step needs was not switched on when Quell was installed.
+    /// What is needed was not switched on: for a step when Quell was installed, or in the Source for what its tool asks for.
     NotEnabled,
     /// Connections could not be severed.
     SeverFailed,

@@ -16,7 +16,18 @@ use prometheus_client::registry::Registry;
 pub struct SourceLabels {
     /// Name of the Source; `unknown` for one that isn't there.
     pub source: String,
-    /// `accepted`, `repeated`, `refused`, `unauthorized`, `failed`, `spooled`.
+    /// `accepted`, `repeated`, `refused`, `unauthorized`, `failed`, `spooled`, `ignored`, `foreign`, `limited`.
+    pub outcome: &'static str,
+}
+
+/// Labels of what a tool asked to be fetched or confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FollowUpLabels {
+    /// Name of the Source.
+    pub source: String,
+    /// `clair`, `harbor`, `sns`.
+    pub kind: &'static str,
+    /// `done`, `failed`, `refused`, `unset`.
     pub outcome: &'static str,
 }
 
@@ -79,6 +90,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Signals that came in.
     pub signals: Family<SourceLabels, Counter>,
+    /// What tools asked to be fetched or confirmed.
+    pub follow_ups: Family<FollowUpLabels, Counter>,
     /// Steps that came to a state.
     pub steps: Family<StepLabels, Counter>,
     /// Runs that came to a phase.
@@ -110,6 +123,9 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("quell");
         let signals = Family::default();
         registry.register("signals", "Signals that came in, by Source and outcome", signals.clone());
+        let follow_ups = Family::default();
+        let help = "What tools asked to be fetched or confirmed, by Source, kind and outcome";
+        registry.register("follow_ups", help, follow_ups.clone());
         let steps = Family::default();
         registry.register("steps", "Steps that came to a state, by kind, state and reason", steps.clone());
         let runs = Family::default();
@@ -139,6 +155,7 @@ impl Default for Metrics {
             spool: SpoolMetrics::register(&mut registry),
             registry: Arc::new(registry),
             signals,
+            follow_ups,
             steps,
             runs,
             containment,
@@ -151,6 +168,11 @@ impl Metrics {
     /// One signal of a Source.
     pub fn signal(&self, source: &str, outcome: &'static str) {
         self.signals.get_or_create(&SourceLabels { source: source.to_owned(), outcome }).inc();
+    }
+
+    /// What became of one thing that a tool asked for.
+    pub fn follow_up(&self, source: &str, kind: &'static str, outcome: &'static str) {
+        self.follow_ups.get_or_create(&FollowUpLabels { source: source.to_owned(), kind, outcome }).inc();
     }
 
     /// The metrics as OpenMetrics text.

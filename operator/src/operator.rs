@@ -28,7 +28,7 @@ use crate::finalizers;
 use crate::guardrails::{self, Watched};
 use crate::history::{self, History};
 use crate::identity::{Identities, fenced};
-use crate::intake::{self, Authority, Backlog, Folder, Intake, ServeError, Server, Sources};
+use crate::intake::{self, Authority, Backlog, Folder, FollowUps, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
 use crate::leader::{Election, LEASE};
 use crate::metrics::Metrics;
@@ -175,14 +175,12 @@ async fn run_until(
     let folder = Folder::new(client.clone(), lanes.clone(), backlog.clone(), tasks.clone(), end.clone());
     let intake = Intake::new(client.clone(), caches.clone(), lanes.clone(), folder, sources.clone(), backlog.clone());
     let intake = Arc::new(intake);
-    let server = Server { intake: intake.clone(), sources: sources.clone(), metrics: metrics.clone() };
+    let recorder = recorder(&client, settings);
+    let courier = Arc::new(courier(settings)?);
+    let server = server(&intake, sources.clone(), &metrics, courier.http().clone(), &recorder, tasks, &end);
     let authority = Authority::new(&client, &caches, settings);
     let serving =
         tasks.spawn(intake::serve(server, intake::listen(settings)?, settings.clone(), authority, end.clone()));
-    let recorder = Recorder::new(
-        client.clone(),
-        Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() },
-    );
     if let Some(backlog) = backlog {
         tasks.spawn(intake::deliver(intake.clone(), backlog.clone(), metrics.clone(), end.clone()));
         tasks.spawn(intake::tell(backlog.clone(), recorder.clone(), this_replica(settings), end.clone()));
@@ -210,7 +208,6 @@ async fn run_until(
     ));
     ready.set();
 
-    let courier = Arc::new(courier(settings)?);
     let bell = Bell::new(courier.clone(), caches.clone());
     let audit = Arc::new(Audit::begin(settings, &metrics, courier.http(), tasks, end.clone()).await?);
     let engine = Arc::new(Engine {
@@ -507,6 +504,26 @@ fn this_replica(settings: &Settings) -> ObjectReference {
             ..ObjectReference::default()
         },
     }
+}
+
+fn recorder(client: &Client, settings: &Settings) -> Recorder {
+    let reporter = Reporter { controller: "quell.dev/quell".to_owned(), instance: settings.identity.clone() };
+    Recorder::new(client.clone(), reporter)
+}
+
+fn server(
+    intake: &Arc<Intake>,
+    sources: Sources,
+    metrics: &Metrics,
+    http: reqwest::Client,
+    recorder: &Recorder,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Server {
+    let (intake, metrics) = (intake.clone(), metrics.clone());
+    let follow_ups =
+        FollowUps::new(http, intake.clone(), recorder.clone(), metrics.clone(), tasks.clone(), end.clone());
+    Server { intake, sources, follow_ups: Arc::new(follow_ups), metrics }
 }
 
 fn courier(settings: &Settings) -> Result<Courier, OperatorError> {

@@ -40,9 +40,9 @@ pub use remediation::{
 pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{
-    Basic, BearerToken, CertificateAuthority, ClientCertificate, ConfigMapKey, Format, Hmac, HmacAlgorithm,
-    HmacEncoding, HmacTimestamp, ServiceAccountName, ServiceAccountToken, Source, SourceLimits, SourceNamespaces,
-    SourceSpec, SourceStatus, SourceWatch, SourceWebhook,
+    Basic, BearerToken, CertificateAuthority, ClairNotifier, ClientCertificate, ConfigMapKey, Format, HarborApi, Hmac,
+    HmacAlgorithm, HmacEncoding, HmacTimestamp, PreSharedKey, ServiceAccountName, ServiceAccountToken, SnsTopic,
+    Source, SourceLimits, SourceNamespaces, SourceSpec, SourceStatus, SourceWatch, SourceWebhook,
 };
 pub use step::{OnFailure, Retry, Step, StepKind};
 pub use suppression::{

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 mod credential;
 mod limits;
+mod tool;
 
 pub use credential::{
     Basic, BearerToken, CertificateAuthority, ClientCertificate, ConfigMapKey, Hmac, HmacAlgorithm, HmacEncoding,
-    HmacTimestamp, ServiceAccountName, ServiceAccountToken, SourceWebhook,
+    HmacTimestamp, ServiceAccountName, ServiceAccountToken, SnsTopic, SourceWebhook,
 };
 pub use limits::{SourceLimits, SourceNamespaces};
+pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 
 /// How the reports of one tool become Findings.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,8 @@ pub use limits::{SourceLimits, SourceNamespaces};
 #[x_kube(validation = Rule::new("!has(self.watch) || self.format == 'trivy-operator'").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.format == 'cloudevents'").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.dataFormat != 'cloudevents'").message("dataFormat is another format than cloudevents"))]
+#[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
+#[x_kube(validation = Rule::new("!has(self.harbor) || (has(self.webhook) && self.format in ['harbor', 'cloudevents'])").message("harbor says where vulnerabilities are fetched that Harbor's webhook only counts: it is for a webhook of the format harbor, or of cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.namespaces) || (has(self.namespaces.include) && size(self.namespaces.include) > 0) || has(self.namespaces.selector)").message("namespaces must name some: give include, selector, or both"))]
 pub struct SourceSpec {
     /// What the tool writes.
@@ -61,6 +65,12 @@ pub struct SourceSpec {
     /// The namespaces that the Source may speak for. Default: all, and what is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<SourceNamespaces>,
+    /// Where the notifications of Clair's notifier are fetched. Without it they are not, and an Event says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clair: Option<ClairNotifier>,
+    /// Where the vulnerabilities are fetched that Harbor's webhook only counts. Without it a Finding has the counts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harbor: Option<HarborApi>,
 }
 
 /// What a tool writes.

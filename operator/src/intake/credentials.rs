@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use kube::runtime::reflector::ObjectRef;
 use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::{CertificateAuthority, SecretKey, SourceWebhook};
+use quell_ingest::sns::Topic;
 use quell_playbooks::Problem;
 use subtle::{Choice, ConstantTimeEq as _};
 
@@ -41,6 +42,8 @@ pub enum Credential {
     Certificate(Certificates),
     /// The token of a ServiceAccount.
     ServiceAccount(ServiceAccounts),
+    /// The signature of AWS SNS, of one topic.
+    Sns(Topic),
 }
 
 /// What a credential says of a sender.
@@ -84,6 +87,11 @@ impl Credential {
         if let Some(account) = &webhook.service_account {
             return Ok(Self::ServiceAccount(ServiceAccounts::compile(account)));
         }
+        if let Some(sns) = &webhook.sns {
+            let message = format!("`{}` is no ARN of an SNS topic", sns.topic_arn);
+            let problem = || Problem { reason: Reason::ParameterInvalid, at: at("sns.topicArn"), message };
+            return Topic::parse(&sns.topic_arn).map(Self::Sns).ok_or_else(problem);
+        }
         let message = "no credential is given".to_owned();
         Err(Problem { reason: Reason::ParameterInvalid, at: "spec.webhook".to_owned(), message })
     }
@@ -98,7 +106,7 @@ impl Credential {
             Self::Basic(values) => scheme(headers, "basic")
                 .and_then(|encoded| STANDARD.decode(encoded).ok())
                 .is_some_and(|shown| values.contain(&shown)),
-            Self::Signature(_) => return Verdict::ReadBody,
+            Self::Signature(_) | Self::Sns(_) => return Verdict::ReadBody,
             Self::Certificate(certificates) => shown.is_some_and(|shown| certificates.allow(&shown.0)),
             Self::ServiceAccount(accounts) => {
                 let Some(token) = scheme(headers, "bearer") else { return Verdict::Out };
@@ -117,6 +125,7 @@ impl Credential {
             Self::Signature(signature) => ("HMAC", signature.wanted()),
             Self::Certificate(_) => ("Certificate", "a client certificate that its authority has signed".to_owned()),
             Self::ServiceAccount(accounts) => ("Bearer", accounts.wanted()),
+            Self::Sns(topic) => ("SNS", format!("messages of the topic {}, signed by SNS", topic.arn())),
         }
     }
 }

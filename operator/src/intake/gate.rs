@@ -1,5 +1,7 @@
 //! The gate before the intake: who is let in, how often, and with how much.
 
+mod sns;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -96,7 +98,7 @@ async fn pass(
     let (parts, body) = request.into_parts();
     let plain = !parts.headers.contains_key(header::CONTENT_ENCODING);
     let bytes = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok()).filter(|_| plain);
-    let (credential, signature) = match judge(server, source, &parts, bytes).await {
+    let (credential, is_read_first) = match judge(server, source, &parts, bytes).await {
         Ok(judged) => judged,
         Err(refusal) => {
             read_out(body).await;
@@ -108,23 +110,27 @@ async fn pass(
     let _turn = source.budget.turn(bytes).await;
     DefaultBodyLimit::max(source.limits.body).apply(&mut request);
     request.extensions_mut().insert(source.clone());
-    request.extensions_mut().insert(arrived);
-    let Some(signature) = signature else { return Ok(next.run(request).await) };
-    let (request, code) = verified(source, credential, signature, request).await?;
-    let mut remembered = Remembered { source: source.clone(), code, taken: false };
-    count(source)?;
-    let response = next.run(request).await;
-    remembered.taken = !response.status().is_server_error();
-    Ok(response)
+    request.extensions_mut().insert(arrived.clone());
+    match credential {
+        Credential::Signature(signature) => {
+            let (request, code) = verified(source, credential, signature, request).await?;
+            let remembered = Remembered::new(source, code);
+            count(source)?;
+            Ok(remembered.answered(next.run(request)).await)
+        }
+        Credential::Sns(topic) => sns::pass(server, source, topic, request, next, arrived).await,
+        _ if is_read_first => Err(unauthorized(source, credential)),
+        _ => Ok(next.run(request).await),
+    }
 }
 
-/// Judges a request before its body is read; what is to be compared with the body where that is signed.
+/// Judges a request before its body is read; `true` where the body is a part of what its sender shows.
 async fn judge<'a>(
     server: &Server,
     source: &'a Known,
     parts: &Parts,
     bytes: Option<usize>,
-) -> Result<(&'a Credential, Option<&'a Signature>), Refusal> {
+) -> Result<(&'a Credential, bool), Refusal> {
     let name = &source.name;
     let credential = match (&source.credential, source.problem()) {
         (Some(Ok(credential)), None) => credential,
@@ -143,23 +149,22 @@ async fn judge<'a>(
         return Err(refusal("refused", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HeadersTooLarge", &message));
     }
     let shown = parts.extensions.get::<Shown>();
-    let signature =
-        match (credential.judge(&parts.headers, &parts.uri, shown, &server.sources.reviews).await, credential) {
-            (Verdict::In, _) => None,
-            (Verdict::ReadBody, Credential::Signature(signature)) => Some(signature),
-            (Verdict::Out | Verdict::ReadBody, _) => return Err(unauthorized(source, credential)),
-            (Verdict::Later, _) => {
-                let message = format!("Source `{name}`: whose token this is can't be told now");
-                return Err(Refusal { outcome: "failed", response: Box::new(retry(&message)) });
-            }
-        };
+    let is_read_first = match credential.judge(&parts.headers, &parts.uri, shown, &server.sources.reviews).await {
+        Verdict::In => false,
+        Verdict::ReadBody => true,
+        Verdict::Out => return Err(unauthorized(source, credential)),
+        Verdict::Later => {
+            let message = format!("Source `{name}`: whose token this is can't be told now");
+            return Err(Refusal { outcome: "failed", response: Box::new(retry(&message)) });
+        }
+    };
     if bytes.is_some_and(|bytes| bytes > limits.body) {
         return Err(too_large(source));
     }
-    if signature.is_none() {
+    if !is_read_first {
         count(source)?;
     }
-    Ok((credential, signature))
+    Ok((credential, is_read_first))
 }
 
 /// A sender whose connection is closed while it writes sees that, and not why it was refused: so much is read first, and dropped.
@@ -174,6 +179,18 @@ struct Remembered {
     source: Arc<Known>,
     code: [u8; 32],
     taken: bool,
+}
+
+impl Remembered {
+    fn new(source: &Arc<Known>, code: [u8; 32]) -> Self {
+        Self { source: source.clone(), code, taken: false }
+    }
+
+    async fn answered(mut self, answer: impl Future<Output = Response>) -> Response {
+        let response = answer.await;
+        self.taken = !response.status().is_server_error();
+        response
+    }
 }
 
 impl Drop for Remembered {
@@ -192,14 +209,7 @@ async fn verified(
     request: Request,
 ) -> Result<(Request, [u8; 32]), Refusal> {
     let (parts, body) = request.into_parts();
-    let body: Bytes = match Limited::new(body, source.limits.body).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large(source)),
-        Err(error) => {
-            let message = format!("the body broke off: {error}");
-            return Err(refusal("refused", StatusCode::BAD_REQUEST, "Unreadable", &message));
-        }
-    };
+    let body = whole(source, body).await?;
     let name = &source.name;
     let out = |reason, message: String| Err(refusal("unauthorized", StatusCode::UNAUTHORIZED, reason, &message));
     match signature.verify(&parts.headers, &body, Utc::now().timestamp(), &source.seen) {
@@ -209,6 +219,18 @@ async fn verified(
             out("Stale", format!("Source `{name}`: the time of sending is too far from now; is a clock wrong?"))
         }
         Signed::Again => out("Replayed", format!("Source `{name}`: this very request was taken before")),
+    }
+}
+
+/// A body as it was sent, packed or not.
+async fn whole(source: &Known, body: Body) -> Result<Bytes, Refusal> {
+    match Limited::new(body, source.limits.body).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(source)),
+        Err(error) => {
+            let message = format!("the body broke off: {error}");
+            Err(refusal("refused", StatusCode::BAD_REQUEST, "Unreadable", &message))
+        }
     }
 }
 

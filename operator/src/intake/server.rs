@@ -22,6 +22,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::intake::authority::Authority;
 use crate::intake::connections::{Counted, Secured};
+use crate::intake::follow_ups::{FollowUps, Unfinished};
 use crate::intake::gate::{self, Arrived, refuse, retry};
 use crate::intake::sources::{Known, Reads, Sources};
 use crate::intake::tls::{self, TlsError};
@@ -66,6 +67,8 @@ pub struct Server {
     pub intake: Arc<Intake>,
     /// Who may report.
     pub sources: Sources,
+    /// Fetches what tools don't send.
+    pub follow_ups: Arc<FollowUps>,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -175,16 +178,13 @@ async fn take(
         server.metrics.signal(&name, "ignored");
         tracing::info!(source = name, reason, "a part of what was sent is not read");
     }
-    for asked in &received.follow_ups {
-        server.metrics.signal(&name, "ignored");
-        tracing::warn!(source = name, ?asked, "this asks for something to be fetched or confirmed, which is not done");
-    }
-    match server.intake.take(&name, &received.signals).await {
+    let signals = server.follow_ups.listed(&source, received.signals, &received.follow_ups).await;
+    let stored = match server.intake.take(&name, &signals).await {
         Ok(accepted) => {
             for one in &accepted {
                 server.metrics.signal(&name, outcome(one));
             }
-            (StatusCode::OK, Json(json!({ "findings": accepted }))).into_response()
+            accepted
         }
         Err(error) => {
             if let IntakeError::Foreign { .. } = &error {
@@ -194,12 +194,18 @@ async fn take(
             }
             server.metrics.signal(&name, "failed");
             tracing::warn!(source = name, %error, "a signal could not be stored; its sender was told to try again");
-            if error.is_transient() {
+            return if error.is_transient() {
                 retry(&error.to_string())
             } else {
                 refuse(StatusCode::UNPROCESSABLE_ENTITY, "NotStored", &error.to_string())
-            }
+            };
         }
+    };
+    match server.follow_ups.fetch(&source, &received.follow_ups).await {
+        Ok(()) => (StatusCode::OK, Json(json!({ "findings": stored }))).into_response(),
+        Err(Unfinished::Later(message)) => retry(&message),
+        Err(Unfinished::Refused(message)) => refuse(StatusCode::FORBIDDEN, "NotFetched", &message),
+        Err(Unfinished::Unset(message)) => refuse(StatusCode::UNPROCESSABLE_ENTITY, "NotFetched", &message),
     }
 }
 

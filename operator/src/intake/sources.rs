@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use quell_crds::conditions::{Reason, Status};
 use quell_crds::v1alpha1::{Format, SecretKey, Source};
 use quell_playbooks::Problem;
@@ -14,6 +14,7 @@ use quell_playbooks::Problem;
 use crate::caches::Caches;
 use crate::intake::budget::{Budget, Limits};
 use crate::intake::credentials::{Credential, Reviews, Seen};
+use crate::intake::follow_ups::{Following, Tool};
 use crate::intake::territory::Territory;
 
 /// All Sources. What a Source has spent of its limits outlives a change of any Secret.
@@ -39,10 +40,16 @@ pub struct Reads {
 pub struct Known {
     /// Its name.
     pub name: String,
+    /// Where Events about it stand.
+    pub reference: ObjectReference,
     /// How what it sends is read.
     pub reads: Reads,
     /// What it must show; `None` for a Source that is watched.
     pub credential: Option<Result<Credential, Problem>>,
+    /// Where its Clair has notifications.
+    pub clair: Option<Result<Tool, Problem>>,
+    /// Where its Harbor lists vulnerabilities.
+    pub harbor: Option<Result<Tool, Problem>>,
     /// What it may speak for; `None` for everything.
     pub territory: Option<Result<Territory, Problem>>,
     /// What it may ask for.
@@ -51,6 +58,8 @@ pub struct Known {
     pub budget: Arc<Budget>,
     /// Signed requests that were taken.
     pub seen: Arc<Seen>,
+    /// What is fetched for it.
+    pub following: Arc<Following>,
 }
 
 impl Known {
@@ -60,12 +69,16 @@ impl Known {
         let same = before.filter(|before| before.limits == limits);
         Self {
             name: source.name_any(),
+            reference: source.object_ref(&()),
             reads: Reads { format: spec.format, data_format: spec.data_format },
             credential: spec.webhook.as_ref().map(|one| Credential::compile(one, caches, own_namespace(caches))),
+            clair: Tool::clair(spec, caches, own_namespace(caches)),
+            harbor: Tool::harbor(spec, caches, own_namespace(caches)),
             territory: spec.namespaces.as_ref().map(Territory::compile),
             budget: same.map_or_else(|| Arc::new(Budget::new(&limits)), |same| same.budget.clone()),
             limits,
             seen: before.map(|before| before.seen.clone()).unwrap_or_default(),
+            following: before.map(|before| before.following.clone()).unwrap_or_default(),
         }
     }
 
@@ -73,7 +86,9 @@ impl Known {
     #[must_use]
     pub fn problem(&self) -> Option<&Problem> {
         let credential = self.credential.as_ref().and_then(|made| made.as_ref().err());
-        credential.or_else(|| self.territory.as_ref().and_then(|made| made.as_ref().err()))
+        let territory = self.territory.as_ref().and_then(|made| made.as_ref().err());
+        let mut tools = [&self.clair, &self.harbor].into_iter().flatten();
+        credential.or(territory).or_else(|| tools.find_map(|made| made.as_ref().err()))
     }
 }
 

@@ -183,6 +183,38 @@ refused!(
     "trivy-operator is watched"
 );
 refused!(
+    a_source_with_two_credentials_is_refused,
+    "Source",
+    json!({ "format": "guardduty", "webhook": {
+        "sns": { "topicArn": "arn:aws:sns:us-east-1:1:a" }, "bearerToken": { "secret": { "name": "a", "key": "b" } },
+    }}),
+    "give exactly one of bearerToken, hmac, basic, clientCertificate, serviceAccount and sns"
+);
+refused!(
+    a_topic_that_is_a_queue_is_refused,
+    "Source",
+    json!({ "format": "guardduty", "webhook": { "sns": { "topicArn": "arn:aws:sqs:us-east-1:1:a" } } }),
+    "spec.webhook.sns.topicArn"
+);
+refused!(
+    a_source_of_another_tool_that_names_clair_is_refused,
+    "Source",
+    json!({ "format": "harbor", "clair": { "url": "http://clair" }, "webhook": { "sns": { "topicArn": "arn:aws:sns:us-east-1:1:a" } } }),
+    "it is for a webhook of the format clair"
+);
+refused!(
+    a_source_of_another_tool_that_names_harbor_is_refused,
+    "Source",
+    json!({ "format": "clair", "harbor": { "url": "http://harbor" }, "webhook": { "sns": { "topicArn": "arn:aws:sns:us-east-1:1:a" } } }),
+    "it is for a webhook of the format harbor"
+);
+refused!(
+    an_address_of_harbor_with_a_password_in_it_is_refused,
+    "Source",
+    json!({ "format": "harbor", "harbor": { "url": "http://a:b@harbor" }, "webhook": { "sns": { "topicArn": "arn:aws:sns:us-east-1:1:a" } } }),
+    "spec.harbor.url"
+);
+refused!(
     a_finding_of_unknown_severity_is_refused,
     "Finding",
     json!({ "source": "manual", "rule": "r", "severity": "Bad", "target": { "kind": "Pod", "name": "p" } }),

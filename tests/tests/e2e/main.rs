@@ -5,6 +5,7 @@ mod containment;
 mod denies;
 mod doors;
 mod dry_run;
+mod follow_ups;
 mod guardrails;
 mod guards;
 mod playbooks;

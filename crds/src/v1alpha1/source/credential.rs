@@ -11,7 +11,7 @@ use crate::v1alpha1::{Duration, SecretKey};
 /// good: add the new one, move the senders, take the old one away. A change counts at once, without a restart.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(has(self.bearerToken) ? 1 : 0) + (has(self.hmac) ? 1 : 0) + (has(self.basic) ? 1 : 0) + (has(self.clientCertificate) ? 1 : 0) + (has(self.serviceAccount) ? 1 : 0) == 1").message("give exactly one of bearerToken, hmac, basic, clientCertificate and serviceAccount"))]
+#[x_kube(validation = Rule::new("(has(self.bearerToken) ? 1 : 0) + (has(self.hmac) ? 1 : 0) + (has(self.basic) ? 1 : 0) + (has(self.clientCertificate) ? 1 : 0) + (has(self.serviceAccount) ? 1 : 0) + (has(self.sns) ? 1 : 0) == 1").message("give exactly one of bearerToken, hmac, basic, clientCertificate, serviceAccount and sns"))]
 pub struct SourceWebhook {
     /// The token of the header `Authorization: Bearer …`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,6 +28,9 @@ pub struct SourceWebhook {
     /// The token of a ServiceAccount of this cluster, in the header `Authorization: Bearer …`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountToken>,
+    /// What AWS SNS sends of one topic, by SNS' own signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sns: Option<SnsTopic>,
 }
 
 /// Where a bearer token is kept.
@@ -175,4 +178,18 @@ pub struct ServiceAccountName {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+/// A topic of AWS SNS. SNS shows no credential that you could give it; it signs what it sends. Every body must be a message of this topic, with
+/// a signature by a key whose certificate AWS shows at its own address; what is in the message is read in the Source's format. A subscription
+/// of this topic is confirmed, one of another is not. Raw message delivery must be off: what is sent raw isn't signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnsTopic {
+    /// The topic, such as `arn:aws:sns:eu-central-1:123456789012:findings`.
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^arn:aws(-cn|-us-gov)?:sns:[a-z0-9-]+:[0-9]+:[A-Za-z0-9_-]+(\.fifo)?$")
+    )]
+    pub topic_arn: String,
 }

@@ -173,24 +173,36 @@ fn follow_up(data: &Fields, resource: &Fields) -> Option<FollowUp> {
     Some(FollowUp::HarborVulnerabilities { project, repository, digest: digest(&text_at(resource, &["digest"])?)? })
 }
 
+/// A vulnerability, and the digests of the artifacts that have it.
+type Listed = (Vulnerability, Vec<String>);
+
+fn vulnerabilities(object: &Object, kind: &str, list: &Fields) -> Result<Vec<Listed>, Unreadable> {
+    let moved = |error: Unreadable| Unreadable { at: format!("{kind}.{}", error.at), ..error };
+    let all = items(object, list, "vulnerabilities").map_err(moved)?.unwrap_or_default();
+    Ok(all
+        .into_iter()
+        .map(|(_, one)| {
+            let text = |name: &str| text_at(one, &[name]).unwrap_or_default();
+            let scores = ["score_v3", "score_v2"].iter().find_map(|name| number_at(one, &["preferred_cvss", name]));
+            let found = Vulnerability {
+                id: text("id"),
+                package: text("package"),
+                installed_version: text("version"),
+                fixed_version: text("fix_version"),
+                severity: severity(&text("severity")),
+                score: scores.filter(|score| *score > 0.0),
+                title: text("description").lines().next().unwrap_or_default().to_owned(),
+                ..Vulnerability::default()
+            };
+            (found, texts_at(one, &["artifact_digests"]).iter().filter_map(|text| digest(text)).collect())
+        })
+        .collect())
+}
+
 /// What the API lists for an artifact, by the digests that each vulnerability names.
 fn listed(tool: &str, object: &Object, kind: &str, list: &Fields) -> Result<Vec<Signal>, Unreadable> {
-    let moved = |error: Unreadable| Unreadable { at: format!("{kind}.{}", error.at), ..error };
     let mut of: std::collections::BTreeMap<Option<String>, Vec<Vulnerability>> = std::collections::BTreeMap::new();
-    for (_, one) in items(object, list, "vulnerabilities").map_err(moved)?.unwrap_or_default() {
-        let text = |name: &str| text_at(one, &[name]).unwrap_or_default();
-        let scores = ["score_v3", "score_v2"].iter().find_map(|name| number_at(one, &["preferred_cvss", name]));
-        let found = Vulnerability {
-            id: text("id"),
-            package: text("package"),
-            installed_version: text("version"),
-            fixed_version: text("fix_version"),
-            severity: severity(&text("severity")),
-            score: scores.filter(|score| *score > 0.0),
-            title: text("description").lines().next().unwrap_or_default().to_owned(),
-            ..Vulnerability::default()
-        };
-        let digests: Vec<_> = texts_at(one, &["artifact_digests"]).iter().filter_map(|text| digest(text)).collect();
+    for (found, digests) in vulnerabilities(object, kind, list)? {
         if digests.is_empty() {
             of.entry(None).or_default().push(found);
         } else {
@@ -214,6 +226,29 @@ fn listed(tool: &str, object: &Object, kind: &str, list: &Fields) -> Result<Vec<
                 .with_vulnerabilities(summarise(found))
         })
         .collect())
+}
+
+/// What an event of Harbor counted, with what its API lists of the same artifact. Of an index of images the list is of all of them, as the
+/// counts are. A list of none leaves the signal as it is: the event has counted some.
+pub fn with_list(signal: Signal, body: &[u8]) -> Result<Signal, Unreadable> {
+    let mut found = Vec::new();
+    let mut is_list = false;
+    for object in json::objects(body)? {
+        for (kind, list) in object.fields.iter().filter(|(kind, _)| is_report(kind)) {
+            is_list = true;
+            // An artifact that the scanner knows nothing of has `null` here.
+            let Some(list) = list.as_object() else { continue };
+            found.extend(vulnerabilities(&object, kind, list)?.into_iter().map(|(found, _)| found));
+        }
+    }
+    if !is_list {
+        let missing = "application/vnd.security.vulnerability.report";
+        return Err(Unreadable::other_format(missing, "what Harbor's API lists of an artifact has it"));
+    }
+    Ok(match summarise(found) {
+        Some(found) => signal.with_vulnerabilities(Some(found)),
+        None => signal,
+    })
 }
 
 #[cfg(test)]
@@ -275,6 +310,26 @@ mod tests {
         let signal = read_one(&body).signals.remove(0);
         assert_eq!((signal.severity, signal.vulnerabilities[0].score), (Severity::High, Some(7.8)));
         assert!(matches!(&signal.about, About::Image { image } if image.digest.as_deref() == Some(DIGEST)));
+    }
+
+    #[test]
+    fn what_an_event_counts_and_the_api_lists_is_one_signal_about_the_events_image() {
+        let event = json!({"type": "SCANNING_COMPLETED", "event_data": data("Success", "High", &json!({"total": 2}))});
+        let counted = read_one(&event).signals.remove(0);
+        let list = |all: Value| {
+            json!({"application/vnd.security.vulnerability.report; version=1.1": {"vulnerabilities": all}}).to_string()
+        };
+        let both = list(json!([
+            {"id": "CVE-1", "package": "p", "version": "1", "severity": "Critical", "artifact_digests": ["sha256:of-a-child"]},
+            {"id": "CVE-2", "package": "q", "version": "1", "severity": "Low"},
+        ]));
+        let whole = with_list(counted.clone(), both.as_bytes()).unwrap();
+        let ids: Vec<_> = whole.vulnerabilities.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!((ids, whole.severity), (vec!["CVE-1", "CVE-2"], Severity::Critical));
+        assert_eq!((&whole.about, &whole.identity, &whole.rule), (&counted.about, &counted.identity, &counted.rule));
+        assert_eq!(with_list(counted.clone(), list(json!([])).as_bytes()).unwrap(), counted);
+        assert!(with_list(counted.clone(), b"{}").is_err());
+        assert!(with_list(counted, b"<html>").is_err());
     }
 
     #[test]

@@ -148,7 +148,8 @@ struct Taken {
 }
 
 impl Seen {
-    fn is_new(&self, code: Code, until: i64, now: i64) -> bool {
+    /// Whether a request was not taken before; it is then taken to be. Times are in seconds since 1970; it is forgotten after `until`.
+    pub fn is_new(&self, code: Code, until: i64, now: i64) -> bool {
         let Ok(mut taken) = self.0.lock() else { return false };
         while let Some((expires, oldest)) = taken.oldest_first.front().copied()
             && (expires < now || taken.codes.len() >= REMEMBERED)

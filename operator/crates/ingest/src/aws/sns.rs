@@ -1,10 +1,12 @@
 //! The signature of AWS SNS' messages: what was signed, and whether a certificate's key signed it.
 //!
 //! Rules: docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages". Nothing is fetched here: who has a message gets the
-//! certificate from [`Message::certificate_url`], which is one of AWS' own addresses or nothing, and asks [`Message::verify`].
+//! certificate from [`Message::certificate_url`], which is an address of SNS in the topic's own region or nothing, and asks
+//! [`Message::verify`].
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use chrono::{DateTime, Utc};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde::Deserialize;
 use thiserror::Error;
@@ -24,11 +26,81 @@ pub enum SignatureError {
     /// What was to be the certificate is none.
     #[error("what was to be the certificate of SNS is no X.509 certificate in PEM")]
     Certificate,
+    /// The certificate is not valid yet, or no longer.
+    #[error("the certificate of SNS is not valid now; is a clock wrong?")]
+    NotValid,
     /// The key of the certificate didn't sign it.
     #[error(
         "the signature is not that of the certificate's key: the message was not sent by SNS, or changed on its way"
     )]
     Mismatch,
+}
+
+/// A topic, and where SNS answers for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    arn: String,
+    host: String,
+}
+
+impl Topic {
+    /// Reads an ARN: `arn:<partition>:sns:<region>:<account>:<name>`. Partitions that are cut off from the internet have other addresses, and
+    /// are none.
+    #[must_use]
+    pub fn parse(arn: &str) -> Option<Self> {
+        let parts: Vec<&str> = arn.split(':').collect();
+        let ["arn", partition, "sns", region, account, name] = parts.as_slice() else { return None };
+        let end = match *partition {
+            "aws" | "aws-us-gov" => "amazonaws.com",
+            "aws-cn" => "amazonaws.com.cn",
+            _ => return None,
+        };
+        let made_of = |text: &str, more: &str| {
+            !text.is_empty() && text.chars().all(|one| one.is_ascii_alphanumeric() || more.contains(one))
+        };
+        (made_of(region, "-") && made_of(account, "") && made_of(name, "-_."))
+            .then(|| Self { arn: arn.to_owned(), host: format!("sns.{region}.{end}") })
+    }
+
+    /// Its ARN.
+    #[must_use]
+    pub fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// An address of this topic's SNS, or nothing. What stands before the first slash is compared as a whole, so that there is no room for
+    /// another host, a port or a user in it.
+    fn path<'a>(&self, url: &'a str) -> Option<&'a str> {
+        url.strip_prefix("https://")?.strip_prefix(self.host.as_str())?.strip_prefix('/')
+    }
+}
+
+/// A certificate, of which the key and the time count. Whether it is SNS' is told by where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    key: Vec<u8>,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Certificate {
+    /// Reads PEM.
+    pub fn parse(pem: &[u8]) -> Result<Self, SignatureError> {
+        let (_, pem) = parse_x509_pem(pem).map_err(|_| SignatureError::Certificate)?;
+        let parsed = pem.parse_x509().map_err(|_| SignatureError::Certificate)?;
+        let validity = parsed.validity();
+        Ok(Self {
+            key: parsed.public_key().subject_public_key.data.to_vec(),
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    /// Whether it is valid at that time.
+    #[must_use]
+    pub fn is_valid_at(&self, now: DateTime<Utc>) -> bool {
+        (self.not_before..=self.not_after).contains(&now.timestamp())
+    }
 }
 
 /// A message of SNS, as far as its signature goes.
@@ -87,30 +159,39 @@ impl Message {
         fields.filter_map(|(name, value)| Some(format!("{name}\n{}\n", value?))).collect()
     }
 
-    /// Where the certificate is, if that is an address of SNS itself: a message could name any other, and a certificate of its own there.
+    /// Where the certificate is, if that is an address of the topic's SNS: a message could name any other, and a certificate of its own there.
     #[must_use]
-    pub fn certificate_url(&self) -> Option<&str> {
-        let rest = self.signing_cert_url.strip_prefix("https://sns.")?;
-        let (host, path) = rest.split_once('/')?;
-        let region = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
-        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let file = path.strip_suffix(".pem")?;
-        (plain(region) && !region.is_empty() && plain(file) && file.starts_with("SimpleNotificationService-"))
-            .then_some(self.signing_cert_url.as_str())
+    pub fn certificate_url(&self, topic: &Topic) -> Option<&str> {
+        let file = topic.path(&self.signing_cert_url)?.strip_suffix(".pem")?;
+        let plain = file.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (plain && file.starts_with("SimpleNotificationService-")).then_some(self.signing_cert_url.as_str())
     }
 
-    /// Whether the key of a certificate signed this message. Whether the certificate is SNS' is told by where it came from.
-    pub fn verify(&self, certificate: &[u8]) -> Result<(), SignatureError> {
+    /// What confirms the subscription, if that is an address of the topic's SNS.
+    #[must_use]
+    pub fn confirmation_url(&self, topic: &Topic) -> Option<&str> {
+        let url = self.subscribe_url.as_deref()?;
+        topic.path(url)?.starts_with("?Action=ConfirmSubscription").then_some(url)
+    }
+
+    /// When it was sent, as it says itself.
+    #[must_use]
+    pub fn sent_at(&self) -> Option<DateTime<Utc>> {
+        DateTime::parse_from_rfc3339(&self.timestamp).ok().map(|time| time.to_utc())
+    }
+
+    /// Whether the key of a certificate that is valid now signed this message.
+    pub fn verify(&self, certificate: &Certificate, now: DateTime<Utc>) -> Result<(), SignatureError> {
         let algorithm = match self.signature_version.as_str() {
             "1" => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             "2" => &RSA_PKCS1_2048_8192_SHA256,
             _ => return Err(SignatureError::Version),
         };
         let signature = BASE64_STANDARD.decode(&self.signature).map_err(|_| SignatureError::Encoding)?;
-        let (_, pem) = parse_x509_pem(certificate).map_err(|_| SignatureError::Certificate)?;
-        let parsed = pem.parse_x509().map_err(|_| SignatureError::Certificate)?;
-        let key = parsed.public_key().subject_public_key.data.as_ref();
-        UnparsedPublicKey::new(algorithm, key)
+        if !certificate.is_valid_at(now) {
+            return Err(SignatureError::NotValid);
+        }
+        UnparsedPublicKey::new(algorithm, &certificate.key)
             .verify(self.canonical().as_bytes(), &signature)
             .map_err(|_| SignatureError::Mismatch)
     }

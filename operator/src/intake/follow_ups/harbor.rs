@@ -1,0 +1,119 @@
+//! The vulnerabilities of an artifact that Harbor has scanned: its webhook counts them, its API lists them.
+//!
+//! Rules: goharbor/harbor, `api/v2.0/swagger.yaml`. They are fetched before the Finding is made, as it is made once and playbooks and
+//! suppressions look at what it lists. Harbor waits 3 s for an answer (`JOBSERVICE_WEBHOOK_JOB_HTTP_CLIENT_TIMEOUT`) and tries three times; so
+//! the Finding is stored with the counts alone where the list isn't there in time, rather than lost.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::future::join_all;
+use quell_crds::v1alpha1::Format;
+use quell_ingest::{About, FollowUp, Signal, Unreadable, with_harbor_list};
+use reqwest::Url;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::fetch::{FetchError, fetch};
+use super::{FollowUps, Kind, Outcome, Tool};
+use crate::intake::sources::Known;
+
+/// For all that one event asks for, with waiting for a turn.
+const TIME: Duration = Duration::from_secs(2);
+/// The version of the list that is read. Harbor takes no star here.
+const ACCEPT: (&str, &str) = ("X-Accept-Vulnerabilities", "application/vnd.security.vulnerability.report; version=1.1");
+
+#[derive(Debug, Error)]
+enum HarborError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("what Harbor answered can't be read: {0}")]
+    Unreadable(#[from] Unreadable),
+    #[error("{0} is no name of a project, repository and artifact")]
+    NoArtifact(String),
+    #[error("Harbor's list was not there within {} s", TIME.as_secs())]
+    TooSlow,
+}
+
+impl FollowUps {
+    /// The signals, with the lists of vulnerabilities that belong to them.
+    pub async fn listed(&self, source: &Known, signals: Vec<Signal>, asked: &[FollowUp]) -> Vec<Signal> {
+        let wanted = |signal: &Signal| asked.iter().find(|one| is_of(one, signal));
+        if !signals.iter().any(|signal| wanted(signal).is_some()) {
+            return signals;
+        }
+        let Some(Ok(tool)) = &source.harbor else {
+            // Tencent's registry says the same as Harbor, and has another API.
+            if source.reads.format != Format::TencentTcr {
+                let message = "Harbor's webhook counts vulnerabilities and doesn't list them, so the Findings have the counts alone: give spec.harbor.url to have the lists fetched";
+                self.told(source, Kind::Harbor, Outcome::Unset, message);
+            }
+            return signals;
+        };
+        join_all(signals.into_iter().map(async |signal| match wanted(&signal) {
+            Some(asked) => self.with_list(source, tool, signal, asked).await,
+            None => signal,
+        }))
+        .await
+    }
+
+    async fn with_list(&self, source: &Known, tool: &Tool, mut signal: Signal, asked: &FollowUp) -> Signal {
+        let fetched = tokio::time::timeout(TIME, self.list(source, tool, &signal, asked)).await;
+        match fetched.unwrap_or(Err(HarborError::TooSlow)) {
+            Ok(whole) => {
+                self.done(source, Kind::Harbor);
+                whole
+            }
+            Err(error) => {
+                let message = format!(
+                    "the vulnerabilities of {} were not fetched, so its Finding has the counts alone: {error}",
+                    signal.rule
+                );
+                signal.details.insert("notFetched".to_owned(), Value::String(error.to_string()));
+                self.told(source, Kind::Harbor, Outcome::Failed, &message);
+                signal
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        source: &Known,
+        tool: &Tool,
+        signal: &Signal,
+        asked: &FollowUp,
+    ) -> Result<Signal, HarborError> {
+        let url = address(tool, asked)?;
+        let _turn = source.following.turns.acquire().await;
+        let request = tool.show(self.http.get(url.clone()).header(ACCEPT.0, ACCEPT.1), Utc::now());
+        let body = fetch(request, &url, TIME, source.limits.body).await?;
+        Ok(with_harbor_list(signal.clone(), &body)?)
+    }
+}
+
+/// Whether this asks for the list of what the signal is about.
+fn is_of(asked: &FollowUp, signal: &Signal) -> bool {
+    let FollowUp::HarborVulnerabilities { digest, .. } = asked else { return false };
+    matches!(&signal.about, About::Image { image } if image.digest.as_ref() == Some(digest))
+}
+
+/// Names are Harbor's: nothing of them is encoded but the slash in a repository, and that twice.
+fn address(tool: &Tool, asked: &FollowUp) -> Result<Url, HarborError> {
+    let FollowUp::HarborVulnerabilities { project, repository, digest } = asked else {
+        return Err(HarborError::NoArtifact(String::new()));
+    };
+    let is_name = |text: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !matches!(text, "" | "." | "..") && text.bytes().all(plain)
+    };
+    let is_digest = digest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b':');
+    let whole = is_name(project) && repository.split('/').all(is_name) && is_digest;
+    let repository = repository.replace('/', "%252F");
+    let path =
+        format!("api/v2.0/projects/{project}/repositories/{repository}/artifacts/{digest}/additions/vulnerabilities");
+    let url = if whole { tool.under(&path) } else { None };
+    url.ok_or_else(|| {
+        let said = format!("{project}/{repository}@{digest}");
+        HarborError::NoArtifact(said.chars().filter(|one| !one.is_control()).take(200).collect())
+    })
+}
