@@ -30,6 +30,8 @@ pub enum ConditionType {
     Held,
     /// The risk is accepted, in whole or in part.
     Suppressed,
+    /// The Finding's source said that it is over.
+    Resolved,
 }
 
 impl fmt::Display for ConditionType {
@@ -76,6 +78,10 @@ pub enum Reason {
     PlaybookMatched,
     /// No Playbook matched.
     NoPlaybookMatched,
+    /// The source no longer reports it, or says that it is over.
+    NoLongerReported,
+    /// It was reported again after it was resolved.
+    ReportedAgain,
     /// Runs are under way.
     InProgress,
     /// The pod's quarantine stands.

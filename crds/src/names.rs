@@ -91,11 +91,15 @@ pub fn finding(tool: &str, fingerprint: &str) -> String {
 
 /// The name of the run of a playbook for a finding: asked twice, it is the same object, so that nothing runs twice.
 ///
-/// `before` is how many runs there are already for earlier Findings of that name, which somebody deleted. The Finding's UID has no part in
-/// it: containment carries the run's name, and needn't wait for the Finding to have one.
+/// `before` is how many earlier Findings of that name, which somebody deleted, there are runs for already; `episode` counts from 1. The
+/// Finding's UID has no part in it: containment carries the run's name, and needn't wait for the Finding to have one.
 #[must_use]
-pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: usize) -> String {
-    with_hash(playbook, &[playbook_uid, finding, &before.to_string()])
+pub fn remediation(playbook: &str, playbook_uid: &str, finding: &str, before: usize, episode: i64) -> String {
+    let before = before.to_string();
+    // Runs were named without it before there were episodes.
+    let episode = (episode > 1).then(|| episode.to_string());
+    let parts: Vec<&str> = [playbook_uid, finding, &before].into_iter().chain(episode.as_deref()).collect();
+    with_hash(playbook, &parts)
 }
 
 /// The name of a user's decision on a gate: deciding twice on the same is the same object.

@@ -1,19 +1,24 @@
 //! What the operator knows of the cluster without asking: trimmed copies, and the questions that decisions put to them.
 
 mod cluster;
+mod index;
+mod lookup;
 mod notices;
+mod pod_index;
 mod pods;
 mod trim;
 mod world;
 
+pub use index::{FindingIndex, FindingKey};
 pub use notices::{Notice, Notices};
+pub use pod_index::{PodIndex, addresses, given_image, ids, statuses};
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -31,7 +36,7 @@ use crate::caches::notices::{
     RunsByFinding, approval_changed, finding_changed, namespace_changed, pod_changed, policy_changed,
     remediation_changed, tell, tell_run,
 };
-use crate::caches::trim::{trim_namespace, trim_node, trim_owner, trim_pod, trim_policy};
+use crate::caches::trim::{trim_namespace, trim_node, trim_owner, trim_pod, trim_policy, trim_service};
 use crate::containment::Containment;
 use crate::finalizers;
 use crate::mirror::{Change, Mirrors};
@@ -44,10 +49,13 @@ pub struct Caches {
     probing: Option<Probing>,
     /// Every pod.
     pub pods: Store<Pod>,
+    /// Pods by what signals name them by.
+    pub pod_index: Arc<PodIndex>,
     replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
     jobs: Store<PartialObjectMeta<Job>>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
     nodes: Store<PartialObjectMeta<Node>>,
+    services: Store<Service>,
     /// Every Finding.
     pub findings: Store<Finding>,
     /// Every run.
@@ -81,6 +89,8 @@ pub struct Caches {
     /// The quarantines that stand.
     pub containment: Arc<Containment>,
     runs_of: Arc<RwLock<RunsByFinding>>,
+    /// Findings by what they are about.
+    pub finding_index: Arc<FindingIndex>,
 }
 
 /// Watches on what runs have marked: kept alive by being held.
@@ -95,14 +105,15 @@ impl Caches {
     pub fn keep(client: &Client, settings: &Settings, mirrors: &Mirrors, notices: &Notices) -> Self {
         let own_namespace = settings.namespace.as_str();
         let maps = Api::namespaced(client.clone(), own_namespace);
-        let runs_of: Arc<RwLock<RunsByFinding>> = Arc::default();
+        let (runs_of, finding_index): (Arc<RwLock<RunsByFinding>>, Arc<FindingIndex>) = Default::default();
         let policies = Arc::new(StandingPolicies::default());
         let (all, library) = (watcher::Config::default(), Notice::Library);
         let marked = watcher::Config::default().labels(names::REMEDIATION);
         let contained: Arc<OnceLock<Arc<Containment>>> = Arc::default();
+        let pod_index: Arc<PodIndex> = Arc::default();
         let pods = mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, {
-            let (contained, held) = (contained.clone(), notices.held.clone());
-            move |change| pod_changed(&contained, &held, &change)
+            let (contained, held, index) = (contained.clone(), notices.held.clone(), pod_index.clone());
+            move |change| pod_changed(&contained, &held, &index, &change)
         });
         let containment = contained
             .get_or_init(|| Arc::new(Containment::new(pods.clone(), notices.runs.clone(), notices.namespaces.clone())))
@@ -110,6 +121,7 @@ impl Caches {
         Self {
             own_namespace: own_namespace.to_owned(),
             pods,
+            pod_index,
             severing: settings.severing(),
             probing: settings.probing(),
             replica_sets: mirrors.keep(Api::all(client.clone()), all.clone(), trim_owner, |_| {}),
@@ -122,9 +134,10 @@ impl Caches {
                 move |change| namespace_changed(&containment, &held, &change)
             }),
             nodes: mirrors.keep(Api::all(client.clone()), all.clone(), trim_node, |_| {}),
+            services: mirrors.keep(Api::<Service>::all(client.clone()), all.clone(), trim_service, |_| {}),
             findings: mirrors.keep_own::<Finding>(client, {
-                let (notices, runs_of) = (notices.clone(), runs_of.clone());
-                move |change| finding_changed(&notices, &runs_of, &change)
+                let (notices, runs_of, index) = (notices.clone(), runs_of.clone(), finding_index.clone());
+                move |change| finding_changed(&notices, &runs_of, &index, &change)
             }),
             remediations: mirrors.keep_own::<Remediation>(client, {
                 let (notices, runs_of, containment) = (notices.clone(), runs_of.clone(), containment.clone());
@@ -189,6 +202,7 @@ impl Caches {
             policies,
             containment,
             runs_of,
+            finding_index,
         }
     }
 
@@ -200,6 +214,7 @@ impl Caches {
             self.jobs.wait_until_ready(),
             self.namespaces.wait_until_ready(),
             self.nodes.wait_until_ready(),
+            self.services.wait_until_ready(),
             self.findings.wait_until_ready(),
             self.remediations.wait_until_ready(),
             self.playbooks.wait_until_ready(),
@@ -248,10 +263,33 @@ impl Caches {
         self.pods.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// The pods of these names that are there.
+    #[must_use]
+    pub fn pods_of<'a>(&self, keys: impl IntoIterator<Item = &'a Arc<(String, String)>>) -> Vec<Arc<Pod>> {
+        keys.into_iter().filter_map(|key| self.pod(&key.0, &key.1)).collect()
+    }
+
     /// The run of that name.
     #[must_use]
     pub fn remediation(&self, namespace: &str, name: &str) -> Option<Arc<Remediation>> {
         self.remediations.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The Findings that may be about the object, as their target or workload.
+    #[must_use]
+    pub fn findings_about(&self, namespace: &str, name: &str) -> Vec<Arc<Finding>> {
+        self.findings_of(&self.finding_index.about(namespace, name))
+    }
+
+    /// The Findings that may have that rule of that tool, reported by that Source.
+    #[must_use]
+    pub fn findings_of_rule(&self, source: &str, tool: &str, rule: &str) -> Vec<Arc<Finding>> {
+        self.findings_of(&self.finding_index.of_rule(source, tool, rule))
+    }
+
+    fn findings_of(&self, keys: &[Arc<FindingKey>]) -> Vec<Arc<Finding>> {
+        let there = |key: &Arc<FindingKey>| self.findings.get(&ObjectRef::new(&key.1).within(&key.0));
+        keys.iter().filter_map(there).collect()
     }
 
     /// The runs for a Finding, by name.

@@ -113,7 +113,8 @@ fn over(caches: &Caches, history: History, now: DateTime<Utc>) -> (Vec<Arc<Findi
     (history.choose(findings, now), history.choose(runs, now))
 }
 
-/// Since when nothing is left to be done about a Finding. One that no playbook matched is done with when it was last reported.
+/// Since when nothing is left to be done about a Finding. One that no playbook matched is done with when it was last reported, or when its
+/// source said that it is over.
 fn finding_done(
     finding: &Finding,
     runs: &[Arc<Remediation>],
@@ -126,7 +127,7 @@ fn finding_done(
         return None;
     }
     let ended: Option<Vec<DateTime<Utc>>> = runs.iter().map(|run| run_done(run)).collect();
-    Some(ended?.into_iter().fold(seen, DateTime::max))
+    Some(ended?.into_iter().chain(status.resolved_at).fold(seen, DateTime::max))
 }
 
 /// Since when a run has ended.
@@ -221,6 +222,9 @@ mod tests {
             Some(at(7))
         );
         assert_eq!(over(FindingState::Open, &[], false), Some(at(2)));
+        let mut resolved = finding(FindingState::Resolved, 2);
+        resolved.status.get_or_insert_default().resolve(at(6));
+        assert_eq!(finding_done(&resolved, &[], |_| false), Some(at(6)));
         assert_eq!(over(FindingState::Remediated, &[run(Phase::Succeeded, 1)], true), None, "a quarantine stands");
         assert_eq!(over(FindingState::Remediated, &[run(Phase::Running, 1)], false), None);
         assert_eq!(over(FindingState::Quarantined, &[], false), None);

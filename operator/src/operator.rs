@@ -169,6 +169,7 @@ async fn run_until(
     library.refresh(&caches);
     let suppressions = Arc::new(Suppressions::default());
     suppressions.refresh(&caches);
+    heed(&caches, &library, &suppressions);
     let sources = Sources::new(client.clone());
     sources.refresh(&caches);
 
@@ -434,7 +435,9 @@ async fn keep_up(
     while let Some(notice) = noticed.recv().await {
         match notice {
             Notice::Library => {
-                if library.refresh(&caches) {
+                let changed_playbooks = library.refresh(&caches);
+                heed(&caches, &library, &suppressions);
+                if changed_playbooks {
                     // A Finding that was reported when its playbook wasn't ready is looked at again.
                     for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
                         findings.send(ObjectRef::from_obj(&**finding));
@@ -453,10 +456,16 @@ async fn keep_up(
             Notice::Blocks => changed.image_blocks.notify_one(),
             Notice::Suppressions => {
                 suppressions.refresh(&caches);
+                heed(&caches, &library, &suppressions);
                 changed.suppressions.notify_one();
             }
         }
     }
+}
+
+/// Findings are judged again on account of others only where anything asks for those.
+fn heed(caches: &Caches, library: &Library, suppressions: &Suppressions) {
+    caches.finding_index.heed_others((library.mentions() | suppressions.mentions()).related);
 }
 
 fn is_unmatched(finding: &Finding) -> bool {

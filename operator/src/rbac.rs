@@ -95,6 +95,12 @@ pub const OWN: &[Need] = &[
         "finds the pod that a signal is about, its image and its node; a pod that is newer than the copy is read",
     ),
     cluster("", &["namespaces"], FOLLOW, "labels of namespaces, for `match` (metadata only)"),
+    cluster(
+        "",
+        &["services"],
+        FOLLOW,
+        "which pods Services choose, and which of these are open to the outside, for `exposure`",
+    ),
     cluster("", &["nodes"], FOLLOW, "labels of nodes, by which guardrails limit (metadata only)"),
     cluster("apps", &["replicasets"], FOLLOW, "owners of pods (metadata only)"),
     cluster("batch", &["jobs"], FOLLOW, "owners of pods, and builds that runs wait for (metadata only)"),
@@ -149,8 +155,9 @@ pub const OWN: &[Need] = &[
     cluster(
         "quell.dev",
         &["findings"],
-        &["create", "delete", "get", "list", "watch"],
-        "stores what is reported, counts repeats, and deletes what has been done with for long enough",
+        &["create", "delete", "get", "list", "patch", "watch"],
+        "stores what is reported, counts repeats, writes what a later report says that is worse or other, and deletes what has been done with \
+         for long enough",
     ),
     cluster(
         "quell.dev",
@@ -189,7 +196,7 @@ pub const OWN: &[Need] = &[
             "suppressions/status",
         ],
         &["patch"],
-        "tells what became of each; no `spec` is ever changed",
+        "tells what became of each; of what people declare no `spec` is ever changed",
     ),
     cluster("quell.dev", &["imageblocks"], &["delete", "list", "watch"], "deletes ImageBlocks whose time is over"),
     cluster(

@@ -9,9 +9,9 @@ use kube::runtime::reflector::ObjectRef;
 use quell_crds::conditions::ConditionType;
 use quell_crds::conditions::find;
 use quell_crds::v1alpha1::{Finding, FindingState};
-use quell_playbooks::World;
 use quell_playbooks::cel::Scope;
 use quell_playbooks::suppress::{self, Compiled, Judgement};
+use quell_playbooks::{Mentions, World};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ const LOOK_ANYWAY: Duration = Duration::from_hours(1);
 #[derive(Default)]
 pub struct Suppressions {
     current: ArcSwap<Vec<Arc<Compiled>>>,
+    mentions: ArcSwap<Mentions>,
 }
 
 impl Suppressions {
@@ -36,6 +37,12 @@ impl Suppressions {
         if all.is_empty() { Judgement::default() } else { suppress::judge(&all, world, scope, Utc::now()) }
     }
 
+    /// The facts that any of them asks for.
+    #[must_use]
+    pub fn mentions(&self) -> Mentions {
+        self.mentions.load().as_ref().to_owned()
+    }
+
     /// Compiles what the caches hold. One that can't be used suppresses nothing; its status says so.
     pub fn refresh(&self, caches: &Caches) {
         let of_cluster = caches.cluster_suppressions.state();
@@ -44,6 +51,8 @@ impl Suppressions {
         let all = all.chain(of_namespaces.iter().filter_map(|one| Compiled::of(one).ok()));
         let mut all: Vec<Arc<Compiled>> = all.map(Arc::new).collect();
         all.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
+        let mentions = all.iter().fold(Mentions::default(), |mentions, one| mentions | one.mentions());
+        self.mentions.store(Arc::new(mentions));
         self.current.store(Arc::new(all));
     }
 

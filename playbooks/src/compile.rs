@@ -18,8 +18,18 @@ use thiserror::Error;
 use crate::cel::{Expression, Names};
 use crate::facts::{MATCH_VARIABLES, STEP_VARIABLES};
 use crate::kind::traits;
+use crate::mentions::Mentions;
 use crate::parameters;
 use crate::template::Template;
+
+impl Compiled {
+    /// The facts that its expressions may ask for.
+    #[must_use]
+    pub fn mentions(&self) -> Mentions {
+        let steps: Vec<&Step> = self.steps.iter().map(|one| &one.step).collect();
+        Mentions::of(&(self.when.as_ref().map(Expression::source), steps, &self.settings))
+    }
+}
 
 /// A playbook of either kind, as it was written.
 #[derive(Clone, Debug)]

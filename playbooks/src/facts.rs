@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use quell_crds::conditions::{self, ConditionType};
-use quell_crds::v1alpha1::{Finding, RemediationStatus, Workload};
+use quell_crds::v1alpha1::{Finding, RemediationStatus, Vulnerability, Workload};
 use serde_json::{Value, json};
 
 use crate::cel::Scope;
+use crate::related::Related;
 
 /// The facts of one pod, trimmed to what decisions and actions need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +76,35 @@ impl TargetState {
     }
 }
 
+/// What a target opens to others by its own settings and by Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and expressions see it as such")]
+pub struct Exposure {
+    /// Services that choose it, those that are open to the outside first; at most 20.
+    pub services: Vec<ServiceFacts>,
+    /// It is on its node's network.
+    pub host_network: bool,
+    /// It sees its node's processes.
+    pub host_pid: bool,
+    /// It shares its node's memory between processes.
+    pub host_ipc: bool,
+    /// Ports of its node that are its own.
+    pub host_ports: Vec<i32>,
+    /// A container of it is privileged.
+    pub privileged: bool,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Name.
+    pub name: String,
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
+    pub kind: String,
+    /// Whether it is open to the outside: by a port of each node, a load balancer, or an external address.
+    pub external: bool,
+}
+
 /// Everything that one decision may look at.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -89,12 +119,16 @@ pub struct World {
     /// The Finding is in a namespace that has no say over its target: whoever may write Findings in one namespace could else have a
     /// ClusterPlaybook act in another.
     pub foreign: bool,
+    /// Other open Findings on the same workload or object, the newest first; none where nobody asks for them.
+    pub related: Vec<Related>,
+    /// What the target opens to others; nothing where nobody asks for it.
+    pub exposure: Exposure,
 }
 
 /// Variables of a playbook's `match.when`.
-pub const MATCH_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace"];
+pub const MATCH_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace", "exposure"];
 /// Variables of a step's expressions.
-pub const STEP_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace", "remediation", "steps"];
+pub const STEP_VARIABLES: &[&str] = &["finding", "target", "workload", "namespace", "exposure", "remediation", "steps"];
 
 impl World {
     /// What a playbook's `match.when` sees. Every field of the API is there, empty where nothing is known, so that
@@ -105,6 +139,7 @@ impl World {
             .with("finding", &self.finding_value())
             .with("target", &self.target_value())
             .with("workload", &self.workload_value())
+            .with("exposure", &self.exposure_value())
             .with(
                 "namespace",
                 &json!({
@@ -145,17 +180,8 @@ impl World {
         let spec = &self.finding.spec;
         let status = self.finding.status.clone().unwrap_or_default();
         let counts = spec.vulnerability_counts.unwrap_or_default();
-        let vulnerabilities: Vec<Value> = spec
-            .vulnerabilities
-            .iter()
-            .map(|one| {
-                json!({
-                    "id": one.id, "package": one.package, "installedVersion": one.installed_version,
-                    "fixedVersion": one.fixed_version, "severity": one.severity, "score": one.score.unwrap_or_default(),
-                    "title": one.title,
-                })
-            })
-            .collect();
+        let vulnerabilities: Vec<Value> = spec.vulnerabilities.iter().map(vulnerability).collect();
+        let related: Vec<Value> = self.related.iter().map(related).collect();
         json!({
             "name": self.finding.metadata.name.clone().unwrap_or_default(),
             "namespace": self.finding.metadata.namespace.clone().unwrap_or_default(),
@@ -172,6 +198,8 @@ impl World {
             "details": spec.details,
             "fingerprint": spec.fingerprint,
             "count": status.count,
+            "episode": status.episode,
+            "related": related,
         })
     }
 
@@ -188,6 +216,18 @@ impl World {
         value
     }
 
+    fn exposure_value(&self) -> Value {
+        let exposure = &self.exposure;
+        let services = exposure.services.iter();
+        let services: Vec<Value> =
+            services.map(|one| json!({ "name": one.name, "type": one.kind, "external": one.external })).collect();
+        json!({
+            "services": services, "external": exposure.services.iter().any(|one| one.external),
+            "hostNetwork": exposure.host_network, "hostPID": exposure.host_pid, "hostIPC": exposure.host_ipc,
+            "hostPorts": exposure.host_ports, "privileged": exposure.privileged,
+        })
+    }
+
     fn workload_value(&self) -> Value {
         let workload = self.workload.clone().unwrap_or_default();
         json!({
@@ -195,6 +235,32 @@ impl World {
             "name": workload.name, "uid": workload.uid,
         })
     }
+}
+
+/// What the tool doesn't say isn't there: an EPSS of 0 would be a statement.
+fn vulnerability(one: &Vulnerability) -> Value {
+    let mut value = json!({
+        "id": one.id, "package": one.package, "installedVersion": one.installed_version,
+        "fixedVersion": one.fixed_version, "severity": one.severity, "score": one.score.unwrap_or_default(),
+        "title": one.title,
+    });
+    let told = [
+        ("fixAvailable", one.fix_available.map(Value::from)),
+        ("epss", one.epss.map(Value::from)),
+        ("knownExploited", one.known_exploited.map(Value::from)),
+        ("exploitAvailable", one.exploit_available.map(Value::from)),
+    ];
+    for (field, told) in told.into_iter().filter_map(|(field, told)| Some((field, told?))) {
+        value[field] = told;
+    }
+    value
+}
+
+fn related(one: &Related) -> Value {
+    json!({
+        "name": one.name, "source": one.source, "tool": one.tool, "rule": one.rule, "category": one.category,
+        "severity": one.severity, "state": one.state,
+    })
 }
 
 fn target_fields(spec: &quell_crds::v1alpha1::FindingSpec) -> Value {

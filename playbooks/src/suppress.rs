@@ -14,6 +14,7 @@ use crate::cel::{Expression, Names, Scope};
 use crate::compile::Problem;
 use crate::facts::MATCH_VARIABLES;
 use crate::images;
+use crate::mentions::Mentions;
 
 /// A Suppression or ClusterSuppression that can be asked.
 #[derive(Clone, Debug)]
@@ -63,6 +64,12 @@ impl Compiled {
             when: when(&spec.r#match)?,
             matcher: spec.r#match.clone(),
         })
+    }
+
+    /// The facts that its expression may ask for.
+    #[must_use]
+    pub fn mentions(&self) -> Mentions {
+        Mentions::of(&self.when.as_ref().map(Expression::source))
     }
 
     /// Whether its time is over.
@@ -237,7 +244,7 @@ fn take(counts: &mut VulnerabilityCounts, one: &Vulnerability) {
         Severity::Info => &mut counts.info,
     };
     *of = (*of - 1).max(0);
-    if !one.fixed_version.is_empty() {
+    if !one.fixed_version.is_empty() || one.fix_available == Some(true) {
         counts.fixable = (counts.fixable - 1).max(0);
     }
 }

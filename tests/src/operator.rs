@@ -61,7 +61,9 @@ impl Operator {
             .stdout(file.try_clone()?)
             .stderr(file);
         let process = lifeline.spawn("quell", &mut command)?;
-        let operator = Self { lifeline, process, intake, metrics, log, http: reqwest::Client::new() };
+        // Tests share an operator, and each has a runtime of its own, with which its connections end.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0).build()?;
+        let operator = Self { lifeline, process, intake, metrics, log, http };
         operator.wait_until_ready().await?;
         Ok(operator)
     }

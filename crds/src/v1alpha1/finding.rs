@@ -280,6 +280,17 @@ pub struct FindingStatus {
     /// When it was last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<DateTime<Utc>>,
+    /// Which time it is that it is there, beginning with 1: what is reported again after it was resolved is a new episode, for which
+    /// playbooks run anew.
+    #[serde(default = "once")]
+    #[schemars(range(min = 1))]
+    pub episode: i64,
+    /// When it was reported again after it was resolved, the last time; not set in the first episode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopened_at: Option<DateTime<Utc>>,
+    /// When its source said that it is over; not set while it is there. Set it by hand to end a Finding that no source ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<DateTime<Utc>>,
     /// Up to where each replica's reports are in `count`, so that none is counted twice when it is delivered again; at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -300,7 +311,7 @@ pub struct FindingStatus {
     /// What of it is accepted risk, why, by whom and until when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<Suppressed>,
-    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Held`, `Suppressed`, `Remediated`.
+    /// Conditions: `TargetResolved`, `Matched`, `Quarantined`, `Contained`, `Held`, `Suppressed`, `Remediated`, `Resolved`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -313,6 +324,9 @@ impl Default for FindingStatus {
             state: None,
             count: once(),
             last_seen: None,
+            episode: once(),
+            reopened_at: None,
+            resolved_at: None,
             counted: Vec::new(),
             playbook: String::new(),
             remediations: Vec::new(),
@@ -343,6 +357,37 @@ pub struct Counted {
 }
 
 impl FindingStatus {
+    /// Whether its source, or a person, said that it is over.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.resolved_at.is_some() || self.state == Some(FindingState::Resolved)
+    }
+
+    /// It was reported so many times more, the last time at `at`. What was resolved before that is a new episode; what was resolved after
+    /// stays so.
+    pub fn report(&mut self, times: i64, at: DateTime<Utc>) {
+        self.count = self.count.saturating_add(times);
+        self.last_seen = self.last_seen.max(Some(at));
+        if self.is_resolved() && self.resolved_at.is_none_or(|resolved| resolved < at) {
+            self.reopen(at);
+        }
+    }
+
+    /// It is there again.
+    pub fn reopen(&mut self, at: DateTime<Utc>) {
+        self.episode = self.episode.saturating_add(1);
+        self.reopened_at = Some(at);
+        self.resolved_at = None;
+        self.state = Some(FindingState::Open);
+    }
+
+    /// Its source says that it is over. The answer is whether that is news.
+    pub fn resolve(&mut self, at: DateTime<Utc>) -> bool {
+        let news = self.resolved_at.is_none();
+        self.resolved_at.get_or_insert(at);
+        news
+    }
+
     /// Whether that report of a process is in the count already.
     #[must_use]
     pub fn has_counted(&self, by: &str, report: i64) -> bool {
@@ -428,11 +473,33 @@ pub struct RunReference {
     pub playbook: String,
     /// Where the run stands.
     pub phase: super::Phase,
+    /// The last episode of the Finding that it is for: the one that it was begun for, or a later one that began while it went on.
+    #[serde(default = "once")]
+    #[schemars(range(min = 1))]
+    pub episode: i64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::Duration::seconds(second)
+    }
+
+    #[test]
+    fn what_is_reported_after_it_was_resolved_is_a_new_episode_and_what_was_reported_before_is_not() {
+        let mut status = FindingStatus { state: Some(FindingState::Remediated), ..FindingStatus::default() };
+        assert!(status.resolve(at(10)) && !status.resolve(at(20)));
+        assert_eq!(status.resolved_at, Some(at(10)));
+        status.report(2, at(9));
+        assert_eq!((status.count, status.episode, status.is_resolved()), (3, 1, true), "counted late");
+        status.report(1, at(11));
+        assert_eq!((status.count, status.episode, status.is_resolved()), (4, 2, false));
+        assert_eq!((status.reopened_at, status.last_seen), (Some(at(11)), Some(at(11))));
+        status.report(1, at(12));
+        assert_eq!((status.episode, status.reopened_at), (2, Some(at(11))));
+    }
 
     #[test]
     fn what_is_counted_stays_counted_until_eight_others_were_heard_of() {

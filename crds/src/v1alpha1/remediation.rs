@@ -84,6 +84,14 @@ pub struct FindingReference {
     /// UID of the Finding.
     #[schemars(length(max = 63))]
     pub uid: String,
+    /// The episode of the Finding that the run was begun for.
+    #[serde(default = "first")]
+    #[schemars(range(min = 1))]
+    pub episode: i64,
+}
+
+fn first() -> i64 {
+    1
 }
 
 /// The playbook of a run.

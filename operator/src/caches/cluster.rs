@@ -6,7 +6,7 @@ use kube::runtime::reflector::ObjectRef;
 use quell_actions::pods::{runs_as, with_same_digest};
 use quell_actions::quarantine::{DenyKind, facts};
 use quell_actions::{Cluster, Probing, Severing, StandingPolicies};
-use quell_crds::v1alpha1::{ChannelKind, PlaybookKind, Workload};
+use quell_crds::v1alpha1::{ChannelKind, FindingState, FindingStatus, PlaybookKind, Workload};
 use quell_ingest::normalize_image;
 use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
@@ -29,8 +29,8 @@ impl Cluster for Caches {
     fn affected(&self) -> Affected {
         let mut affected = Affected::default();
         for finding in self.findings.state() {
-            let state = finding.status.as_ref().and_then(|status| status.state);
-            if state == Some(quell_crds::v1alpha1::FindingState::Suppressed) {
+            let over = |status: &FindingStatus| status.is_resolved() || status.state == Some(FindingState::Suppressed);
+            if finding.status.as_ref().is_some_and(over) {
                 continue;
             }
             let target = &finding.spec.target;

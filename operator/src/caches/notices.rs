@@ -10,9 +10,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use quell_actions::StandingPolicies;
 use quell_crds::names;
-use quell_crds::v1alpha1::{Approval, Finding, FindingState, Remediation};
+use quell_crds::v1alpha1::{Approval, Finding, FindingStatus, Remediation};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::caches::{FindingIndex, PodIndex};
 use crate::containment::Containment;
 use crate::engine::{HeldRuns, Queue};
 use crate::mirror::Change;
@@ -47,6 +48,9 @@ pub enum Notice {
     Suppressions,
 }
 
+/// Findings that are judged again on account of one: a workload with thousands is no reason for a storm.
+const MOST_WOKEN: usize = 100;
+
 /// Names of runs, by namespace and name of their Finding.
 pub(super) type RunsByFinding = HashMap<(String, String), BTreeSet<String>>;
 
@@ -74,10 +78,24 @@ pub(super) fn approval_changed(notices: &Notices, change: &Change<Approval>) {
 }
 
 /// A playbook may have a run undone once its Finding is resolved.
-pub(super) fn finding_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>, change: &Change<Finding>) {
-    let Change::There(finding) = change else { return };
+pub(super) fn finding_changed(
+    notices: &Notices,
+    runs_of: &RwLock<RunsByFinding>,
+    index: &FindingIndex,
+    change: &Change<Finding>,
+) {
+    let finding = match change {
+        Change::There(finding) => finding,
+        Change::Gone(finding) => return index.remove(finding),
+        Change::Listed => return,
+    };
     notices.findings.send(ObjectRef::from_obj(&**finding));
-    if finding.status.as_ref().and_then(|status| status.state) != Some(FindingState::Resolved) {
+    if index.insert(finding) && index.heeds_others() {
+        for beside in index.beside(finding).into_iter().take(MOST_WOKEN) {
+            notices.findings.send(ObjectRef::new(&beside.1).within(&beside.0));
+        }
+    }
+    if !finding.status.as_ref().is_some_and(FindingStatus::is_resolved) {
         return;
     }
     let key = (finding.namespace().unwrap_or_default(), finding.name_any());
@@ -88,7 +106,17 @@ pub(super) fn finding_changed(notices: &Notices, runs_of: &RwLock<RunsByFinding>
 }
 
 /// Before there is a containment there is nothing contained.
-pub(super) fn pod_changed(contained: &OnceLock<Arc<Containment>>, held: &HeldRuns, change: &Change<Pod>) {
+pub(super) fn pod_changed(
+    contained: &OnceLock<Arc<Containment>>,
+    held: &HeldRuns,
+    index: &PodIndex,
+    change: &Change<Pod>,
+) {
+    match change {
+        Change::There(pod) => index.put(pod),
+        Change::Gone(pod) => index.remove(pod),
+        Change::Listed => {}
+    }
     if let Some(containment) = contained.get() {
         containment.pod_changed(change);
     }

@@ -7,9 +7,9 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use quell_crds::time;
 use quell_crds::v1alpha1::{Remediation, RemediationStatus, StepRecord, StepState};
-use quell_playbooks::World;
 use quell_playbooks::compile::CompiledStep;
 use quell_playbooks::contention::{Claimant, Claims, Object, RunName, object};
+use quell_playbooks::{Mentions, World};
 
 use crate::caches::Caches;
 use crate::engine::Queue;
@@ -36,7 +36,7 @@ impl Turns {
             };
             let key = ObjectRef::new(&run.spec.finding.name).within(&run.namespace().unwrap_or_default());
             let finding = caches.findings.get(&key).map(|found| (*found).clone()).unwrap_or_default();
-            let world = caches.world(&finding, &run.spec.target, run.spec.workload.as_ref());
+            let world = caches.world(&finding, &run.spec.target, run.spec.workload.as_ref(), Mentions::default());
             self.settle(&run, &steps, status, &world);
         }
     }

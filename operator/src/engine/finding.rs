@@ -11,8 +11,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{
-    Finding, FindingReference, Intent, Mode, PlaybookKind, Remediation, RemediationSpec, RemediationStatus,
-    RunReference, RunSettings, Target,
+    Finding, FindingReference, FindingStatus, Intent, Mode, PlaybookKind, Remediation, RemediationSpec,
+    RemediationStatus, RunReference, RunSettings, Target,
 };
 use quell_playbooks::cel::Scope;
 use quell_playbooks::kind::traits;
@@ -21,8 +21,10 @@ use quell_playbooks::select::{self, Verdict};
 use quell_playbooks::suppress::without;
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
+use crate::engine::episode::{episode, goes_back};
 use crate::engine::queue::Look;
-use crate::engine::status::{self, Selection};
+use crate::engine::selection::Selection;
+use crate::engine::status;
 use crate::engine::{Engine, EngineError, Live, Stage, run};
 
 /// One look at a Finding: observe, select, contain and record new runs, report.
@@ -32,7 +34,10 @@ pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, En
         return Ok(Look::OnChange);
     }
     let world = observe(&engine, &finding);
-    let selection = choose(&engine, &finding, &world);
+    let mut selection = choose(&engine, &finding, &world);
+    if is_resolved(&finding) {
+        selection.new = contained_before(&engine, &world, selection.new).await;
+    }
     let begun = try_join_all(selection.new.iter().map(|playbook| begin(&engine, &world, playbook, seen))).await?;
     if begun.is_empty() {
         status::report_finding(&engine, &finding, &world, &selection).await?;
@@ -42,15 +47,39 @@ pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, En
 }
 
 fn observe(engine: &Engine, finding: &Finding) -> World {
-    engine.caches.world(finding, &finding.spec.target, finding.spec.workload.as_ref())
+    let wanted = engine.library.mentions() | engine.suppressions.mentions();
+    engine.caches.world(finding, &finding.spec.target, finding.spec.workload.as_ref(), wanted)
 }
 
-/// Judges every playbook. A run that is there, or was there for this Finding, isn't begun again.
+fn is_resolved(finding: &Finding) -> bool {
+    finding.status.as_ref().is_some_and(FindingStatus::is_resolved)
+}
+
+/// What is over is no reason to begin anything. But what was contained when the signal came has a run, or nobody could undo it.
+async fn contained_before(engine: &Engine, world: &World, chosen: Vec<Arc<Compiled>>) -> Vec<Arc<Compiled>> {
+    let namespace = world.finding.namespace().unwrap_or_default();
+    let annotations = world.target.pod().and_then(|pod| pod.annotations.as_ref());
+    let marked = annotations.and_then(|all| all.get(names::REMEDIATION));
+    let mut contained = Vec::new();
+    for playbook in chosen {
+        let name = run_name(engine, &playbook, &world.finding);
+        let taken_up = match engine.runs.known(&namespace, &name) {
+            Some(live) => live.lock().await.status.is_some(),
+            None => false,
+        };
+        if taken_up || marked == Some(&name) {
+            contained.push(playbook);
+        }
+    }
+    contained
+}
+
+/// Judges every playbook. A run that is there, or was there for this episode of the Finding, isn't begun again.
 fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
     let runs = engine.caches.runs_of(finding);
     let scope = world.scope();
     let suppressed = engine.suppressions.judge(world, &scope);
-    let mut selection = Selection { runs, suppressed, ..Selection::default() };
+    let mut selection = Selection::of(finding, runs, suppressed);
     if selection.suppressed.whole.is_some() {
         return selection;
     }
@@ -72,7 +101,12 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
         let recorded = finding.status.as_ref().is_some_and(|status| status.remediations.iter().any(known));
         // Whatever its name: that is by how many runs there were before, of which some may have been deleted since.
         let begun = |run: &Arc<Remediation>| run.name_any() == name || run.spec.playbook.uid == compiled.reference.uid;
-        if recorded || selection.runs.iter().any(begun) {
+        // One that is being undone is waited for: it would take away what the new one does.
+        let is_undone = |run: &&Arc<Remediation>| run.spec.playbook.uid == compiled.reference.uid && goes_back(run);
+        if selection.earlier().any(|run| is_undone(&run)) {
+            continue;
+        }
+        if recorded || selection.current().any(begun) {
             if compiled.mode == Mode::Enforce {
                 taken.extend(of_group(compiled.reference.kind, &compiled.settings));
             }
@@ -95,18 +129,12 @@ fn choose(engine: &Engine, finding: &Finding, world: &World) -> Selection {
 }
 
 fn run_name(engine: &Engine, playbook: &Compiled, finding: &Finding) -> String {
-    let uid = finding.uid().unwrap_or_default();
-    let of_earlier = |run: &&Arc<Remediation>| {
-        run.spec.playbook.uid == playbook.reference.uid && !uid.is_empty() && run.spec.finding.uid != uid
-    };
-    let runs = engine.caches.runs_of_name(finding);
+    let (playbook, uid) = (&playbook.reference, finding.uid().unwrap_or_default());
     // A Finding that isn't stored yet has no UID; every run that is there is then for an earlier one.
-    let before = if uid.is_empty() {
-        runs.iter().filter(|run| run.spec.playbook.uid == playbook.reference.uid).count()
-    } else {
-        runs.iter().filter(of_earlier).count()
-    };
-    names::remediation(&playbook.reference.name, &playbook.reference.uid, &finding.name_any(), before)
+    let runs = engine.caches.runs_of_name(finding);
+    let runs = runs.iter().filter(|run| run.spec.playbook.uid == playbook.uid && run.spec.finding.uid != uid);
+    let before: HashSet<&str> = runs.map(|run| run.spec.finding.uid.as_str()).collect();
+    names::remediation(&playbook.name, &playbook.uid, &finding.name_any(), before.len(), episode(finding))
 }
 
 /// Contains what a signal is about while its Finding is being stored: neither has to wait for the other. The run is recorded when the
@@ -238,7 +266,7 @@ fn new_run(engine: &Engine, world: &World, playbook: &Compiled) -> Remediation {
             ..ObjectMeta::default()
         },
         spec: RemediationSpec {
-            finding: FindingReference { name: finding.name_any(), uid },
+            finding: FindingReference { name: finding.name_any(), uid, episode: episode(finding) },
             playbook: playbook.reference.clone(),
             steps: playbook.steps.iter().filter(|step| !step.finally).map(|step| step.step.clone()).collect(),
             settings: playbook.settings.clone(),

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use chrono::Utc;
 use kube::ResourceExt as _;
 use quell_playbooks::compile::Draft;
-use quell_playbooks::{Compiled, Problem, compile};
+use quell_playbooks::{Compiled, Mentions, Problem, compile};
 
 use crate::caches::Caches;
 use crate::reviews::Reviews;
@@ -16,6 +16,7 @@ use crate::reviews::Reviews;
 #[derive(Default)]
 pub struct Library {
     current: ArcSwap<Vec<Entry>>,
+    mentions: ArcSwap<Mentions>,
     reviews: OnceLock<Arc<Reviews>>,
 }
 
@@ -39,6 +40,12 @@ impl Library {
     #[must_use]
     pub fn entries(&self) -> Arc<Vec<Entry>> {
         self.current.load_full()
+    }
+
+    /// The facts that any playbook asks for.
+    #[must_use]
+    pub fn mentions(&self) -> Mentions {
+        self.mentions.load().as_ref().to_owned()
     }
 
     /// Compiles what the caches hold, and says whether anything is other than before.
@@ -77,6 +84,9 @@ impl Library {
             a.draft.reference == b.draft.reference && a.compiled.as_ref().err() == b.compiled.as_ref().err()
         };
         let changed = entries.len() != before.len() || !entries.iter().zip(before.iter()).all(same);
+        let usable = entries.iter().filter_map(|entry| entry.compiled.as_ref().ok());
+        let mentions = usable.fold(Mentions::default(), |all, compiled| all | compiled.mentions());
+        self.mentions.store(Arc::new(mentions));
         self.current.store(Arc::new(entries));
         changed
     }

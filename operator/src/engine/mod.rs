@@ -2,6 +2,7 @@
 
 mod claims;
 mod dry;
+mod episode;
 mod finding;
 mod gates;
 mod held;
@@ -11,6 +12,7 @@ mod permit;
 mod probed;
 mod queue;
 mod run;
+mod selection;
 mod status;
 mod suppressed;
 mod told;
@@ -24,7 +26,7 @@ pub(crate) use permit::marked;
 pub use permit::{HeldRuns, Permits};
 pub use queue::{Queue, drive};
 pub use run::pass as run_pass;
-pub use status::parameters as status_parameters;
+pub use status::{is_failed_test, parameters as status_parameters};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -35,9 +37,9 @@ use kube::runtime::events::Recorder;
 use quell_actions::{Context, Mark, Writer};
 use quell_crds::v1alpha1::{Finding, Mode, Remediation, RemediationStatus, StepRecord};
 use quell_notify::Courier;
-use quell_playbooks::World;
 use quell_playbooks::cel::Scope;
 use quell_playbooks::compile::CompiledStep;
+use quell_playbooks::{Mentions, World};
 use thiserror::Error;
 
 use crate::audit::Audit;
@@ -141,6 +143,8 @@ pub struct Live {
     pub behind: bool,
     /// Whether it acts, once that is settled.
     pub mode: Option<Mode>,
+    /// The facts that its steps ask for, once that is looked at.
+    pub mentions: Option<Mentions>,
     /// The Finding as it was last seen: a run goes on when its Finding is deleted.
     pub finding: Option<Finding>,
 }
@@ -153,6 +157,12 @@ impl Runs {
             Ok(mut all) => all.entry((namespace.to_owned(), name.to_owned())).or_default().clone(),
             Err(_) => Arc::default(),
         }
+    }
+
+    /// The run of that name, where a pass has looked at it.
+    #[must_use]
+    pub fn known(&self, namespace: &str, name: &str) -> Option<Shared> {
+        self.all.lock().ok()?.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// Forgets a run that is gone, or has ended and is recorded.

@@ -13,13 +13,13 @@ use quell_actions::{Context, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::{
-    Finding, FindingSpec, FindingState, Intent, Mode, Phase, Remediation, RemediationStatus, StepKind, StepState,
+    Finding, FindingSpec, FindingStatus, Intent, Mode, Phase, Remediation, RemediationStatus, StepKind, StepState,
 };
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::guardrails::Purpose;
 use quell_playbooks::kind::traits;
 use quell_playbooks::plan::{self, Asked, Decision, Run, gate};
-use quell_playbooks::{Outcome, Recovery, UndoOutcome, World, apply, contention, progress, refresh};
+use quell_playbooks::{Mentions, Outcome, Recovery, UndoOutcome, World, apply, contention, progress, refresh};
 
 use crate::engine::gates::{self, Decisions};
 use crate::engine::queue::Look;
@@ -161,13 +161,8 @@ async fn tell_of_gates(
 }
 
 fn asked<'a>(run: &'a Remediation, world: &World, decisions: &'a Decisions) -> Asked<'a> {
-    let state = world.finding.status.as_ref().and_then(|status| status.state);
-    Asked {
-        intent: run.spec.intent,
-        undo_steps: &run.spec.undo_steps,
-        resolved: state == Some(FindingState::Resolved),
-        votes: decisions.votes(),
-    }
+    let resolved = world.finding.status.as_ref().is_some_and(FindingStatus::is_resolved);
+    Asked { intent: run.spec.intent, undo_steps: &run.spec.undo_steps, resolved, votes: decisions.votes() }
 }
 
 /// Whether a step that would begin, or begin a further try, may change its object now. Where another run goes first, it waits.
@@ -197,7 +192,8 @@ fn has_its_turn(
 /// Finding: one written by hand could name any playbook and any steps.
 fn genuine(engine: &Engine, run: &Remediation) -> bool {
     let playbook = &run.spec.playbook;
-    let named = |before| names::remediation(&playbook.name, &playbook.uid, &run.spec.finding.name, before);
+    let finding = &run.spec.finding;
+    let named = |before| names::remediation(&playbook.name, &playbook.uid, &finding.name, before, finding.episode);
     let steps = run.spec.steps.as_slice();
     (0..MOST_RUNS).any(|before| named(before) == run.name_any())
         && engine.library.entries().iter().any(|entry| {
@@ -304,7 +300,9 @@ pub(super) fn observe(engine: &Engine, live: &mut Live, run: &Remediation) -> Wo
         live.finding = Some((*finding).clone());
     }
     let finding = live.finding.get_or_insert_with(|| deleted_finding(run)).clone();
-    engine.caches.world(&finding, &run.spec.target, run.spec.workload.as_ref())
+    // Its playbook may be another by now, or gone.
+    let wanted = *live.mentions.get_or_insert_with(|| Mentions::of(&(&run.spec.steps, &run.spec.settings)));
+    engine.caches.world(&finding, &run.spec.target, run.spec.workload.as_ref(), wanted)
 }
 
 /// A Finding that was deleted before this process saw it: what the run kept of it.

@@ -1,44 +1,22 @@
 //! Statuses, written only where they have changed.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition, find, is_true};
 use quell_crds::names::field_managers;
 use quell_crds::v1alpha1::{
-    Finding, FindingState, FindingStatus, Mode, Phase, Remediation, RemediationStatus, RunReference, StepKind,
-    StepState,
+    Finding, FindingState, FindingStatus, Phase, Remediation, RemediationStatus, StepKind, StepState,
 };
-use quell_playbooks::suppress::Judgement;
-use quell_playbooks::{Compiled, TargetState, World};
+use quell_playbooks::{TargetState, World};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::engine::selection::Selection;
 use crate::engine::{Engine, EngineError, held, suppressed, told};
-
-/// Which playbooks a Finding is for.
-#[derive(Default)]
-pub struct Selection {
-    /// Runs that are there.
-    pub runs: Vec<Arc<Remediation>>,
-    /// Playbooks whose run is to begin.
-    pub new: Vec<Arc<Compiled>>,
-    /// Playbooks whose `when` failed, and why.
-    pub failed: Vec<(String, String)>,
-    /// What of it is accepted risk.
-    pub suppressed: Judgement,
-}
-
-impl Selection {
-    /// Runs that act. A dry run says nothing about where the Finding stands.
-    pub(super) fn enforced(&self) -> impl Iterator<Item = &Arc<Remediation>> {
-        self.runs.iter().filter(|run| run.spec.mode == Mode::Enforce)
-    }
-}
 
 /// How the status of our own objects is patched.
 #[must_use]
@@ -77,7 +55,8 @@ where
 }
 
 /// The API server answers a failed `test` with 422 and the text of its JSON patch library; a validation error has causes.
-fn is_failed_test(answer: &kube::core::Status) -> bool {
+#[must_use]
+pub fn is_failed_test(answer: &kube::core::Status) -> bool {
     answer.code == 422 && answer.details.as_ref().is_none_or(|details| details.causes.is_empty())
 }
 
@@ -111,13 +90,17 @@ pub async fn report_finding(
     ];
     let mut operations = vec![json!({ "op": "test", "path": "/metadata/uid", "value": finding.uid() })];
     if finding.status.is_some() {
+        // What was thought of an episode says nothing of the next.
+        operations.push(json!({ "op": "test", "path": "/status/episode", "value": before.episode }));
         // Field by field: repeats are counted by others.
         let add = |(field, value)| json!({ "op": "add", "path": format!("/status/{field}"), "value": value });
         operations.extend(fields.map(add));
     } else {
         operations.push(json!({ "op": "test", "path": "/status", "value": null }));
+        // Until it is reported again, it was last seen when it was stored.
+        let fields = fields.into_iter().chain([("lastSeen", json!(finding.creation_timestamp()))]);
         operations.push(json!({ "op": "add", "path": "/status", "value": Value::Object(
-            fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect()
+            fields.map(|(field, value)| (field.to_owned(), value)).collect()
         ) }));
     }
     let api: Api<Finding> = Api::namespaced(engine.client.clone(), &finding.namespace().unwrap_or_default());
@@ -134,10 +117,10 @@ pub async fn report_finding(
 }
 
 fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
-    let phases: Vec<Phase> = selection.enforced().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
+    let phases: Vec<Phase> = selection.enforced_now().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
     let quarantine = quarantine_stands(selection);
     // Who says that it is over is its source.
-    let resolved = before.state == Some(FindingState::Resolved);
+    let resolved = before.is_resolved();
     let held = selection.runs.iter().any(|run| held::condition_of(run).is_some());
     let accepted = selection.suppressed.whole.is_some();
     let state = if resolved { FindingState::Resolved } else { state(&phases, quarantine, held) };
@@ -145,31 +128,36 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
         FindingState::Open | FindingState::Failed | FindingState::Undone if accepted => FindingState::Suppressed,
         other => other,
     };
-    let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
+    let names = playbooks(selection);
     FindingStatus {
         observed_generation: finding.metadata.generation,
         state: Some(state),
         count: before.count,
         last_seen: before.last_seen,
+        episode: before.episode,
+        reopened_at: before.reopened_at,
+        resolved_at: before.resolved_at,
         counted: before.counted.clone(),
         playbook: match names.as_slice() {
             [] => String::new(),
             [one] => (*one).to_owned(),
             [first, others @ ..] => format!("{first} +{}", others.len()),
         },
-        remediations: selection
-            .runs
-            .iter()
-            .map(|run| RunReference {
-                name: run.name_any(),
-                playbook: run.spec.playbook.name.clone(),
-                phase: run.status.as_ref().map(|status| status.phase).unwrap_or_default(),
-            })
-            .collect(),
+        remediations: selection.references(),
         open_paths: of_runs(selection).flat_map(|status| status.open_paths.iter().cloned()).take(MOST_PATHS).collect(),
         suppressed: suppressed::of(&selection.suppressed),
         conditions: conditions(finding, world, selection, before, &phases, quarantine),
     }
+}
+
+/// Names of the playbooks that act on it: in the present episode, or where it is over, or none was run yet, in those before.
+fn playbooks(selection: &Selection) -> Vec<&str> {
+    let mut names: Vec<&str> = selection.current().map(|run| run.spec.playbook.name.as_str()).collect();
+    if names.is_empty() {
+        names = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
+        names.dedup();
+    }
+    names
 }
 
 /// As many as the schema takes.
@@ -260,11 +248,18 @@ fn conditions(
         suppressed::told(&selection.suppressed)
             .map(|(status, reason, message)| make(ConditionType::Suppressed, status, reason, message)),
     );
-    let names: Vec<&str> = selection.runs.iter().map(|run| run.spec.playbook.name.as_str()).collect();
+    all.extend(
+        resolved(before).map(|(status, reason, message)| make(ConditionType::Resolved, status, reason, message)),
+    );
+    let names = playbooks(selection);
     all.push(match (names.as_slice(), selection.failed.first()) {
         ([], None) if selection.suppressed.whole.is_some() => {
             let message = "it is suppressed, and no playbook is asked".to_owned();
             make(ConditionType::Matched, Status::False, Reason::AcceptedRisk, message)
+        }
+        ([], None) if before.is_resolved() => {
+            let message = "it is over, and no playbook is asked".to_owned();
+            make(ConditionType::Matched, Status::False, Reason::NoLongerReported, message)
         }
         ([], None) => {
             let look = "kubectl quell explain says why each did not";
@@ -304,6 +299,21 @@ fn conditions(
     all
 }
 
+/// Whether it is over, where that was ever said.
+fn resolved(status: &FindingStatus) -> Option<(Status, Reason, String)> {
+    let second = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    if status.is_resolved() {
+        let since = status.resolved_at.map(|at| format!(" since {}", second(at))).unwrap_or_default();
+        let message = format!("its source says that it is over{since}");
+        return Some((Status::True, Reason::NoLongerReported, message));
+    }
+    (status.episode > 1).then(|| {
+        let since = status.reopened_at.map(|at| format!(" at {}", second(at))).unwrap_or_default();
+        let message = format!("it was reported again{since}: episode {}", status.episode);
+        (Status::False, Reason::ReportedAgain, message)
+    })
+}
+
 fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
     let target = &finding.spec.target;
     let name =
@@ -335,7 +345,8 @@ fn target_found(finding: &Finding, world: &World) -> (Status, Reason, String) {
 
 fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason, String) -> Condition) -> Condition {
     let told = |wanted: Phase| -> Vec<String> {
-        let of = selection.enforced().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
+        let of =
+            selection.enforced_now().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == wanted));
         of.map(|run| {
             let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
             let complete = find(conditions, ConditionType::Complete);
@@ -350,7 +361,12 @@ fn remediated(selection: &Selection, make: &dyn Fn(ConditionType, Status, Reason
     if !failed.is_empty() {
         make(kind, Status::False, Reason::StepFailed, failed.join("; "))
     } else if running > 0 {
-        make(kind, Status::False, Reason::InProgress, format!("{running} of {} runs under way", selection.runs.len()))
+        make(
+            kind,
+            Status::False,
+            Reason::InProgress,
+            format!("{running} of {} runs under way", selection.current().count()),
+        )
     } else if !told(Phase::Cancelled).is_empty() {
         make(kind, Status::False, Reason::Cancelled, told(Phase::Cancelled).join("; "))
     } else if told(Phase::Succeeded).is_empty() {

@@ -70,11 +70,35 @@ pub async fn finding_changes(engine: &Engine, finding: &Finding, before: &Findin
         let troubled = new.status != "True" && new.reason != Reason::NoPlaybookMatched.to_string();
         if troubled && old.is_none_or(|old| old.reason != new.reason) {
             let note = event(EventType::Warning, &new.reason, &kind.to_string(), &new.message);
-            if let Err(error) = engine.recorder.publish(&note, &finding.object_ref(&())).await {
-                tracing::warn!(%error, "an Event could not be written");
-            }
+            publish_of(engine, finding, &note).await;
         }
     }
+    if let Some(note) = resolved_event(before, after) {
+        tracing::info!(
+            namespace = finding.namespace(),
+            finding = finding.name_any(),
+            reason = note.reason,
+            message = note.note,
+            "finding"
+        );
+        publish_of(engine, finding, &note).await;
+    }
+}
+
+async fn publish_of(engine: &Engine, finding: &Finding, note: &Event) {
+    if let Err(error) = engine.recorder.publish(note, &finding.object_ref(&())).await {
+        tracing::warn!(%error, "an Event could not be written");
+    }
+}
+
+/// The Event of a Finding that is over, or begins anew.
+fn resolved_event(before: &FindingStatus, after: &FindingStatus) -> Option<Event> {
+    let now = find(&after.conditions, ConditionType::Resolved)?;
+    let old = find(&before.conditions, ConditionType::Resolved);
+    let news = old.is_none_or(|old| (&old.status, &old.message) != (&now.status, &now.message));
+    let (type_, action) =
+        if now.status == "True" { (EventType::Normal, "Resolve") } else { (EventType::Warning, "Reopen") };
+    news.then(|| event(type_, &now.reason, action, &now.message))
 }
 
 /// The Event of a step: every refusal, wait, retry and failure, and what was undone.

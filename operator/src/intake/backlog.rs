@@ -17,7 +17,9 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::caches::FindingKey;
 use crate::identity::process_name;
+use crate::intake::Report;
 use crate::metrics::{FaultLabels, Metrics};
 use crate::settings::Settings;
 
@@ -64,6 +66,9 @@ pub struct Record {
     /// Of a repeat that its process is to count together with others: these, as the Finding's status names them once they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Counted>,
+    /// It is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_over: bool,
 }
 
 /// One that waits.
@@ -140,7 +145,7 @@ pub struct Trouble {
 #[derive(Default)]
 struct Places {
     /// Reports whose first attempt to store them goes on: kept, and not to be delivered beside that.
-    under_way: HashSet<String>,
+    under_way: HashMap<String, FindingKey>,
     /// How many wait of each Source. What comes of the same Source goes behind them.
     behind: HashMap<String, usize>,
 }
@@ -253,12 +258,18 @@ impl Backlog {
         self.away.store(!taken, Ordering::Release);
     }
 
-    /// Keeps a Finding. When this returns, it is on the disk, and is delivered in its turn.
-    pub async fn keep(&self, finding: &Finding) -> Result<(), KeepError> {
-        let source = finding.spec.source.clone();
+    /// Whether the first attempt to store a report of the Finding, which is kept beside that, still goes on.
+    #[must_use]
+    pub fn is_under_way(&self, finding: &FindingKey) -> bool {
+        self.places().under_way.values().any(|one| one == finding)
+    }
+
+    /// Keeps a report. When this returns, it is on the disk, and is delivered in its turn.
+    pub async fn keep(&self, report: &Report) -> Result<(), KeepError> {
+        let source = report.finding.spec.source.clone();
         // Before it is on the disk: what comes meanwhile goes behind it.
         *self.places().behind.entry(source.clone()).or_default() += 1;
-        let kept = self.append(finding, None).await;
+        let kept = self.append(&report.finding, report.is_over, None).await;
         match kept {
             Ok(_) => self.news.notify_one(),
             Err(_) => self.gone(&source),
@@ -266,20 +277,20 @@ impl Backlog {
         kept.map(drop)
     }
 
-    /// Keeps a Finding whose storing goes on. It is delivered once [`Self::to_be_delivered`] says so.
-    pub async fn keep_beside(&self, finding: &Finding) -> Result<Sequence, KeepError> {
-        let report = report(finding);
-        self.places().under_way.insert(report.clone());
-        let kept = self.append(finding, None).await;
+    /// Keeps a report whose storing goes on. It is delivered once [`Self::to_be_delivered`] says so.
+    pub async fn keep_beside(&self, report: &Report) -> Result<Sequence, KeepError> {
+        let id = id(&report.finding);
+        self.places().under_way.insert(id.clone(), report.key());
+        let kept = self.append(&report.finding, report.is_over, None).await;
         if kept.is_err() {
-            self.places().under_way.remove(&report);
+            self.places().under_way.remove(&id);
         }
         kept
     }
 
     /// Keeps a repeat that this process counts together with others of a batch, until [`Self::counted`] says that it has.
     pub async fn keep_repeat(&self, finding: &Finding, batch: Counted) -> Result<Sequence, KeepError> {
-        self.append(finding, Some(batch)).await
+        self.append(finding, false, Some(batch)).await
     }
 
     /// Repeats are in the count of their Finding, or can't ever be.
@@ -289,8 +300,8 @@ impl Backlog {
         }
     }
 
-    async fn append(&self, finding: &Finding, batch: Option<Counted>) -> Result<Sequence, KeepError> {
-        let record = Record { process: self.process.clone(), finding: finding.clone(), batch };
+    async fn append(&self, finding: &Finding, is_over: bool, batch: Option<Counted>) -> Result<Sequence, KeepError> {
+        let record = Record { process: self.process.clone(), finding: finding.clone(), batch, is_over };
         let appended = match (self.spool.load_full(), serde_json::to_vec(&record)) {
             (Some(spool), Ok(payload)) => spool.append(Bytes::from(payload)).await.map_err(KeepError::from),
             (None, _) => Err(KeepError::NotOpen(self.trouble().unwrap_or_default())),
@@ -314,18 +325,18 @@ impl Backlog {
     }
 
     /// What was kept beside its storing is stored.
-    pub fn stored(&self, finding: &Finding, sequence: Sequence) {
+    pub fn stored(&self, report: &Report, sequence: Sequence) {
         self.remove(sequence);
-        self.places().under_way.remove(&report(finding));
+        self.places().under_way.remove(&id(&report.finding));
         // Others of the same Finding may have waited for it.
         self.news.notify_one();
     }
 
     /// What was kept beside its storing was not stored, or is a repeat that isn't counted.
-    pub fn to_be_delivered(&self, finding: &Finding) {
+    pub fn to_be_delivered(&self, report: &Report) {
         let mut places = self.places();
-        *places.behind.entry(finding.spec.source.clone()).or_default() += 1;
-        places.under_way.remove(&report(finding));
+        *places.behind.entry(report.finding.spec.source.clone()).or_default() += 1;
+        places.under_way.remove(&id(&report.finding));
         drop(places);
         self.news.notify_one();
     }
@@ -374,7 +385,7 @@ impl Backlog {
         for entry in page {
             match serde_json::from_slice::<Record>(&entry.payload) {
                 Ok(record) if record.batch.is_some() && record.process == self.process => {}
-                Ok(record) if self.places().under_way.contains(&report(&record.finding)) => {
+                Ok(record) if self.places().under_way.contains_key(&id(&record.finding)) => {
                     held.insert(key(&record.finding));
                 }
                 Ok(record) if held.contains(&key(&record.finding)) => {}
@@ -437,6 +448,7 @@ pub(super) fn key(finding: &Finding) -> (String, String) {
     (finding.namespace().unwrap_or_default(), finding.name_any())
 }
 
-fn report(finding: &Finding) -> String {
+/// Which report made the Finding.
+fn id(finding: &Finding) -> String {
     finding.annotations().get(names::REPORT).cloned().unwrap_or_default()
 }

@@ -110,7 +110,12 @@ async fn deliver_chunk(intake: &Arc<Intake>, backlog: &Backlog, metrics: &Metric
 fn settle(backlog: &Backlog, metrics: &Metrics, reports: &[&Waiting], repeats: usize, outcome: &'static str) {
     for (at, one) in reports.iter().enumerate() {
         let repeated = at + repeats >= reports.len();
-        metrics.signal(one.source(), if repeated { "repeated" } else { outcome });
+        let outcome = match outcome {
+            "accepted" if one.record.is_over => "resolved",
+            "accepted" if repeated => "repeated",
+            other => other,
+        };
+        metrics.signal(one.source(), outcome);
         backlog.delivered(one);
     }
 }

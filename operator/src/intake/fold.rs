@@ -1,4 +1,5 @@
-//! Repeats of a signal: folded before they reach the API server, so that a storm of one alert is a few writes.
+//! What is said of Findings that are there. Repeats are folded before they reach the API server, so that a storm of one alert is a few writes;
+//! that one is over, or begins anew, is written at once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,12 +11,15 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{Counted, Finding};
+use quell_ingest::{News, news};
 use quell_spool::Sequence;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::caches::FindingKey;
+use crate::engine::is_failed_test;
 use crate::identity::process_name;
 use crate::intake::backlog::{Backlog, Waiting, key};
 use crate::intake::deliver::may_be_taken_later;
@@ -27,9 +31,18 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// A count that can't be written is tried this often, each time from what is there.
 const TRIES: usize = 8;
 
-type Key = (String, String);
+/// What became of a Finding that was to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It is ended by this.
+    Now,
+    /// It was ended before.
+    Before,
+    /// It isn't there, or another one has its name.
+    NotThere,
+}
 
-/// Counts repeats.
+/// Counts repeats, and ends what is over.
 #[derive(Clone)]
 pub struct Folder {
     client: Client,
@@ -38,7 +51,7 @@ pub struct Folder {
     end: CancellationToken,
     /// Where repeats are kept until they are counted.
     backlog: Option<Arc<Backlog>>,
-    open: Arc<Mutex<HashMap<Key, Arc<Batch>>>>,
+    open: Arc<Mutex<HashMap<FindingKey, Arc<Batch>>>>,
     /// A name for the batches of this process.
     process: Arc<str>,
     batches: Arc<AtomicI64>,
@@ -56,6 +69,8 @@ struct Batch {
 struct Repeats {
     number: i64,
     last: Option<DateTime<Utc>>,
+    /// What the worst of them says, the latest of these, where it may say something new.
+    says: Option<Arc<Finding>>,
     /// Those of them that are on disk until they are counted.
     kept: Vec<Sequence>,
 }
@@ -67,11 +82,21 @@ struct Place {
 }
 
 impl Place {
-    fn take(self, kept: Option<Sequence>) {
+    fn take(self, number: i64, kept: Option<Sequence>, says: Option<&Finding>) {
         let Ok(mut repeats) = self.batch.repeats.lock() else { return };
-        repeats.number += 1;
+        repeats.number += number;
         repeats.last = Some(Utc::now());
         repeats.kept.extend(kept);
+        let worst = repeats.says.as_ref().map(|known| known.spec.severity);
+        if let Some(says) = says.filter(|says| worst.is_none_or(|worst| worst <= says.spec.severity)) {
+            repeats.says = Some(Arc::new(says.clone()));
+        }
+    }
+}
+
+impl Repeats {
+    fn is_empty(&self) -> bool {
+        self.number == 0 && self.says.is_none()
     }
 }
 
@@ -89,20 +114,27 @@ impl Folder {
         Self { client, lanes, tasks, end, backlog, open: Arc::default(), process, batches: Arc::default() }
     }
 
-    /// Counts one repeat of the Finding, which no disk keeps until it is written.
-    pub fn count(&self, finding: &Finding) {
+    /// Counts one repeat of the Finding, which no disk keeps until it is written. Where it may say something new, that is written with it.
+    pub fn count(&self, finding: &Finding, says_more: bool) {
         if let Some(place) = self.place(finding) {
-            place.take(None);
+            place.take(1, None, Some(finding).filter(|_| says_more));
+        }
+    }
+
+    /// Writes what the Finding says now, where that is news; it is no repeat.
+    pub fn refresh(&self, finding: &Finding) {
+        if let Some(place) = self.place(finding) {
+            place.take(0, None, Some(finding));
         }
     }
 
     /// Counts one repeat of the Finding. When this returns, it is on disk, unless the disk fails: what is wrong with it is told of, and the
     /// repeat is counted from memory.
-    pub async fn keep_and_count(&self, finding: &Finding, backlog: &Backlog) {
+    pub async fn keep_and_count(&self, finding: &Finding, says_more: bool, backlog: &Backlog) {
         let Some(place) = self.place(finding) else { return };
         let batch = Counted { by: self.process.to_string(), through: place.batch.number };
         let kept = backlog.keep_repeat(finding, batch).await.ok();
-        place.take(kept);
+        place.take(1, kept, Some(finding).filter(|_| says_more));
     }
 
     fn place(&self, finding: &Finding) -> Option<Place> {
@@ -123,7 +155,7 @@ impl Folder {
 
     /// Lives as long as repeats keep coming, one writer for each Finding. What could not be written is tried again; whether the API server
     /// took it all the same is in the Finding.
-    async fn write_out(&self, key: Key) {
+    async fn write_out(&self, key: FindingKey) {
         let mut behind = None;
         loop {
             let next = match behind.take() {
@@ -163,10 +195,10 @@ impl Folder {
     }
 
     /// What has come since the last time, and what is about to; with nothing, the Finding is no longer followed.
-    fn take(&self, key: &Key) -> Option<Arc<Batch>> {
+    fn take(&self, key: &FindingKey) -> Option<Arc<Batch>> {
         let mut open = self.open.lock().ok()?;
         let batch = open.get(key)?.clone();
-        let empty = batch.coming.is_empty() && batch.repeats.lock().is_ok_and(|repeats| repeats.number == 0);
+        let empty = batch.coming.is_empty() && batch.repeats.lock().is_ok_and(|repeats| repeats.is_empty());
         if empty {
             open.remove(key);
             return None;
@@ -175,9 +207,10 @@ impl Folder {
         Some(batch)
     }
 
-    async fn write(&self, (namespace, name): &Key, batch: i64, repeats: &Repeats) -> Result<(), kube::Error> {
-        if repeats.number == 0 {
-            return Ok(());
+    async fn write(&self, (namespace, name): &FindingKey, batch: i64, repeats: &Repeats) -> Result<(), kube::Error> {
+        let Some(last) = repeats.last.filter(|_| !repeats.is_empty()) else { return Ok(()) };
+        if let Some(says) = &repeats.says {
+            self.change_spec(namespace, name, says, News::Other).await?;
         }
         let counted = self.change(namespace, name, |finding| {
             let status = finding.status.get_or_insert_default();
@@ -185,16 +218,62 @@ impl Folder {
                 return None;
             }
             status.mark_counted(&self.process, batch);
-            status.count = status.count.saturating_add(repeats.number);
-            status.last_seen = status.last_seen.max(repeats.last);
+            // What came in before the Finding was resolved, and is only counted now, is no reason to begin anew.
+            status.report(repeats.number, last);
             Some(())
         });
         // Nothing is left to be counted where the Finding is gone.
         counted.await.map(drop)
     }
 
+    /// Counts one repeat of a Finding that is resolved, at once: it begins anew. `false` where the Finding is gone.
+    pub(super) async fn reopen(&self, finding: &Finding, now: DateTime<Utc>) -> Result<bool, IntakeError> {
+        let (namespace, name) = (finding.namespace().unwrap_or_default(), finding.name_any());
+        let mut collides = false;
+        let counted = self.change(&namespace, &name, |there| {
+            collides = there.spec.fingerprint != finding.spec.fingerprint;
+            let status = there.status.get_or_insert_default();
+            // It was over when this was reported, whatever the clock of the replica says that was told so.
+            if status.is_resolved() {
+                status.reopen(now);
+            }
+            status.report(1, now);
+            (!collides).then_some(())
+        });
+        match answer(&name, counted).await? {
+            _ if collides => Err(IntakeError::Collision { name }),
+            there => Ok(there),
+        }
+    }
+
+    /// Writes at once what the Finding says now, where that is such news or worse. `false` where the Finding is gone.
+    pub(super) async fn rewrite(&self, finding: &Finding, from: News) -> Result<bool, IntakeError> {
+        let (namespace, name) = (finding.namespace().unwrap_or_default(), finding.name_any());
+        answer(&name, self.change_spec(&namespace, &name, finding, from)).await
+    }
+
+    /// Ends a Finding, where it is the one that is meant.
+    pub(super) async fn resolve(
+        &self,
+        (namespace, name): &FindingKey,
+        now: DateTime<Utc>,
+        is_meant: impl Fn(&Finding) -> bool,
+    ) -> Result<Ended, IntakeError> {
+        let mut ended = Ended::NotThere;
+        let changed = self.change(namespace, name, |there| {
+            ended = Ended::NotThere;
+            if !is_meant(there) {
+                return None;
+            }
+            ended = Ended::Before;
+            there.status.get_or_insert_default().resolve(now).then(|| ended = Ended::Now)
+        });
+        let there = answer(name, changed).await?;
+        Ok(if there { ended } else { Ended::NotThere })
+    }
+
     /// Counts those of the reports, which waited on disk and are all of this Finding, that aren't counted yet, and says how many that were;
-    /// `None` where the Finding is gone.
+    /// `None` where the Finding is gone. What says that it is over ends it, in its turn.
     pub(super) async fn count_kept(
         &self,
         finding: &Finding,
@@ -218,17 +297,53 @@ impl Folder {
             }
             for one in fresh {
                 one.mark_counted(status);
-                status.count = status.count.saturating_add(1);
-                status.last_seen = status.last_seen.max(Some(one.since.into()));
+                if one.record.is_over {
+                    status.resolve(one.since.into());
+                } else {
+                    status.report(1, one.since.into());
+                }
             }
             Some(())
         });
-        match tokio::time::timeout(LONGEST_STORE, counted).await {
-            Ok(Ok(_)) if collides => Err(IntakeError::Collision { name }),
-            Ok(Ok(there)) => Ok(there.then_some(repeats)),
-            Ok(Err(source)) => Err(IntakeError::Store { name, source: Box::new(source) }),
-            Err(_) => Err(IntakeError::NoAnswer { name }),
+        match answer(&name, counted).await? {
+            _ if collides => Err(IntakeError::Collision { name }),
+            there => Ok(there.then_some(repeats)),
         }
+    }
+
+    /// Writes what a report says into the Finding of the same problem, where that is such news or worse; whether that is there. What the
+    /// problem is, and what it is about, stays.
+    async fn change_spec(&self, namespace: &str, name: &str, says: &Finding, from: News) -> Result<bool, kube::Error> {
+        let api: Api<Finding> = Api::namespaced(self.client.clone(), namespace);
+        let mut last = None;
+        for _ in 0..TRIES {
+            let _pass = self.lanes.book_keeping().await;
+            let Some(there) = api.get_opt(name).await? else { return Ok(false) };
+            let is_same = there.spec.fingerprint == says.spec.fingerprint;
+            if !is_same || news(&there.spec, &says.spec) < from {
+                return Ok(true);
+            }
+            let spec = &says.spec;
+            // Of free-form details a merge would keep what is there no longer.
+            let operations = json!([
+                { "op": "test", "path": "/metadata/resourceVersion", "value": there.metadata.resource_version },
+                { "op": "add", "path": "/spec/severity", "value": spec.severity },
+                { "op": "add", "path": "/spec/message", "value": spec.message },
+                { "op": "add", "path": "/spec/vulnerabilities", "value": spec.vulnerabilities },
+                { "op": "add", "path": "/spec/vulnerabilityCounts", "value": spec.vulnerability_counts },
+                { "op": "add", "path": "/spec/details", "value": spec.details },
+            ]);
+            let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+            match api.patch(name, &parameters(), &Patch::Json::<()>(patch)).await {
+                Ok(_) => return Ok(true),
+                // A failed `test`, which is a conflict by another name.
+                Err(kube::Error::Api(status)) if status.is_conflict() || is_failed_test(&status) => {
+                    last = Some(kube::Error::Api(status));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        last.map_or(Ok(true), Err)
     }
 
     /// Changes what is counted of a Finding; whether that is there. Another replica may count the same one: the version that was read is the
@@ -240,26 +355,45 @@ impl Folder {
         mut change: impl FnMut(&mut Finding) -> Option<()>,
     ) -> Result<bool, kube::Error> {
         let api: Api<Finding> = Api::namespaced(self.client.clone(), namespace);
-        let parameters =
-            PatchParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PatchParams::default() };
         let mut last = None;
         for _ in 0..TRIES {
             let _pass = self.lanes.book_keeping().await;
             let Some(mut finding) = api.get_opt(name).await? else { return Ok(false) };
+            let before = finding.status.clone().unwrap_or_default();
             if change(&mut finding).is_none() {
                 return Ok(true);
             }
             let status = finding.status.unwrap_or_default();
-            let patch = json!({
-                "metadata": { "resourceVersion": finding.metadata.resource_version },
-                "status": { "count": status.count, "lastSeen": status.last_seen, "counted": status.counted },
-            });
-            match api.patch_status(name, &parameters, &Patch::Merge(&patch)).await {
+            let mut fields = json!({ "count": status.count, "lastSeen": status.last_seen, "counted": status.counted });
+            if before.resolved_at != status.resolved_at {
+                fields["resolvedAt"] = json!(status.resolved_at);
+            }
+            if before.episode != status.episode {
+                fields["episode"] = json!(status.episode);
+                fields["reopenedAt"] = json!(status.reopened_at);
+                fields["state"] = json!(status.state);
+            }
+            let patch =
+                json!({ "metadata": { "resourceVersion": finding.metadata.resource_version }, "status": fields });
+            match api.patch_status(name, &parameters(), &Patch::Merge(&patch)).await {
                 Ok(_) => return Ok(true),
                 Err(kube::Error::Api(status)) if status.is_conflict() => last = Some(kube::Error::Api(status)),
                 Err(error) => return Err(error),
             }
         }
         last.map_or(Ok(true), Err)
+    }
+}
+
+fn parameters() -> PatchParams {
+    PatchParams { field_manager: Some(field_managers::INTAKE.to_owned()), ..PatchParams::default() }
+}
+
+/// What the API server answered, in its time.
+async fn answer(name: &str, asked: impl Future<Output = Result<bool, kube::Error>>) -> Result<bool, IntakeError> {
+    match tokio::time::timeout(LONGEST_STORE, asked).await {
+        Ok(Ok(there)) => Ok(there),
+        Ok(Err(source)) => Err(IntakeError::Store { name: name.to_owned(), source: Box::new(source) }),
+        Err(_) => Err(IntakeError::NoAnswer { name: name.to_owned() }),
     }
 }

@@ -12,7 +12,7 @@ use quell_crds::time;
 use quell_crds::v1alpha1::{Target, Workload};
 use quell_ingest::{About, ImageRef, Place, Signal, normalize_image, place_without_cluster};
 
-use crate::caches::Caches;
+use crate::caches::{Caches, addresses, given_image, ids, statuses};
 
 /// An image that a thousand workloads run is one Finding each, and no more than this.
 const MOST_PLACES: usize = 200;
@@ -21,40 +21,53 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// The places that a signal is about; at least one.
 pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Place> {
+    let pod = match &signal.about {
+        About::Pod { namespace, name, .. } => find_pod(caches, client, namespace, name).await,
+        _ => None,
+    };
+    place(signal, caches, pod)
+}
+
+/// The same, as far as the copies tell.
+pub fn locate_in_copies(signal: &Signal, caches: &Caches) -> Vec<Place> {
+    let pod = match &signal.about {
+        About::Pod { namespace, name, .. } => caches.pod(namespace, name),
+        _ => None,
+    };
+    place(signal, caches, pod)
+}
+
+fn place(signal: &Signal, caches: &Caches, pod: Option<Arc<Pod>>) -> Vec<Place> {
     let unplaced = place_without_cluster(signal);
     match &signal.about {
         About::Pod { namespace, name, uid, container, container_id, .. } => {
-            let Some(pod) = find_pod(caches, client, namespace, name).await else { return vec![unplaced] };
-            let meant = uid.as_deref().is_none_or(|uid| pod.uid().as_deref() == Some(uid));
-            if !meant || came_later(&pod, signal) {
-                return vec![unplaced];
-            }
+            let meant = |pod: &Arc<Pod>| uid.as_deref().is_none_or(|uid| pod.uid().as_deref() == Some(uid));
+            let is_there = |pod: &Arc<Pod>| meant(pod) && !came_later(pod, signal);
+            let gone = || caches.pod_index.gone(namespace, name).filter(is_there);
+            let Some(pod) = pod.filter(is_there).or_else(gone) else {
+                return vec![of_unknown_pod(unplaced, signal, caches)];
+            };
             let status = container_of(&pod, container.as_deref(), container_id.as_deref());
             vec![in_pod(unplaced, &pod, status, caches)]
         }
         About::Container { id, .. } => {
-            let pods = caches.pods.state();
-            let found = pods.iter().find_map(|pod| container_of(pod, None, Some(id)).map(|status| (pod, status)));
-            let Some((pod, status)) = found else { return vec![unplaced] };
-            let mut place = unplaced;
-            "Pod".clone_into(&mut place.target.kind);
-            "v1".clone_into(&mut place.target.api_version);
-            place.target.namespace = pod.namespace().unwrap_or_default();
-            place.target.name = pod.name_any();
-            place.target.container.clone_from(&status.name);
-            vec![in_pod(place, pod, Some(status), caches)]
+            let live = caches.pods_of(&caches.pod_index.with_container(id));
+            let all = live.into_iter().chain(caches.pod_index.gone_with_container(id));
+            let found = all.into_iter().find_map(|pod| {
+                let name = container_of(&pod, None, Some(id))?.name.clone();
+                Some((pod, name))
+            });
+            let Some((pod, container)) = found else { return vec![unplaced] };
+            let mut place = on_pod(unplaced, &pod);
+            place.target.container.clone_from(&container);
+            let status = statuses(&pod).find(|status| status.name == container);
+            vec![in_pod(place, &pod, status, caches)]
         }
         About::Workload { api_version, kind, namespace, name, .. }
             if !api_version.is_empty() && !namespace.is_empty() =>
         {
-            let owner = OwnerReference {
-                api_version: api_version.clone(),
-                kind: kind.clone(),
-                name: name.clone(),
-                ..OwnerReference::default()
-            };
             let mut place = unplaced;
-            place.workload = Some(caches.owner_of(namespace, owner));
+            place.workload = Some(caches.owner_of(namespace, owner(api_version, kind, name, "")));
             vec![place]
         }
         About::Image { image } => {
@@ -64,8 +77,8 @@ pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Pl
         About::Node { name } => {
             // Falco says the name of its own pod where it isn't told the node's.
             let mut place = unplaced;
-            let node =
-                caches.pods.find(|pod| pod.name_any() == *name).and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+            let pods = caches.pods_of(&caches.pod_index.named(name));
+            let node = pods.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone());
             if let Some(node) = node {
                 place.target.name.clone_from(&node);
                 place.target.node = node;
@@ -73,25 +86,41 @@ pub async fn locate(signal: &Signal, caches: &Caches, client: &Client) -> Vec<Pl
             vec![place]
         }
         About::Address { ip } => {
-            let pods = caches.pods.state();
-            // A pod on its node's network has the node's address, as others there.
-            let owns = |pod: &&Arc<Pod>| {
-                let status = pod.status.as_ref();
-                let on_node = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
-                let ips = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
-                !on_node
-                    && (status.and_then(|status| status.pod_ip.as_deref()) == Some(ip)
-                        || ips.iter().any(|one| one.ip == *ip))
-            };
-            let Some(pod) = pods.iter().find(owns) else { return vec![unplaced] };
-            let mut place = unplaced;
-            "Pod".clone_into(&mut place.target.kind);
-            "v1".clone_into(&mut place.target.api_version);
-            place.target.namespace = pod.namespace().unwrap_or_default();
-            place.target.name = pod.name_any();
-            vec![in_pod(place, pod, None, caches)]
+            let pods = caches.pods_of(&caches.pod_index.with_address(ip));
+            let Some(pod) = pods.iter().find(|pod| addresses(pod).any(|own| own == ip)) else { return vec![unplaced] };
+            vec![in_pod(on_pod(unplaced, pod), pod, None, caches)]
         }
         About::Workload { .. } => vec![unplaced],
+    }
+}
+
+fn on_pod(mut place: Place, pod: &Pod) -> Place {
+    "Pod".clone_into(&mut place.target.kind);
+    "v1".clone_into(&mut place.target.api_version);
+    place.target.namespace = pod.namespace().unwrap_or_default();
+    place.target.name = pod.name_any();
+    place
+}
+
+/// A pod that nobody knows any more: its owner is the one that the tool names, or the one that its name tells of.
+fn of_unknown_pod(mut place: Place, signal: &Signal, caches: &Caches) -> Place {
+    let About::Pod { namespace, name, .. } = &signal.about else { return place };
+    place.workload = match &signal.owner {
+        Some(named) => {
+            Some(caches.owner_of(namespace, owner(&named.api_version, &named.kind, &named.name, &named.uid)))
+        }
+        None => caches.owner_by_name(namespace, name),
+    };
+    place
+}
+
+fn owner(api_version: &str, kind: &str, name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
     }
 }
 
@@ -129,29 +158,27 @@ fn came_later(pod: &Pod, signal: &Signal) -> bool {
 }
 
 fn container_of<'a>(pod: &'a Pod, name: Option<&str>, id: Option<&str>) -> Option<&'a ContainerStatus> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_deref().unwrap_or_default();
     let named = |status: &&ContainerStatus| name.is_some_and(|name| status.name == name);
     let identified = |status: &&ContainerStatus| {
-        let known = status.container_id.as_deref().and_then(|known| known.split_once("://"));
-        known.zip(id).is_some_and(|((_, known), id)| !id.is_empty() && known.starts_with(id))
+        id.filter(|id| !id.is_empty()).is_some_and(|id| ids(status).any(|known| known.starts_with(id)))
     };
-    let only = || match statuses {
-        // A pod with one container leaves no doubt; where a container id is all that is known, it must be the right one.
-        [one] if name.is_some() || id.is_none() => Some(one),
+    // A pod with one container leaves no doubt; where a container id is all that is known, it must be the right one.
+    let only = || only_container(pod).filter(|_| name.is_some() || id.is_none());
+    statuses(pod).find(identified).or_else(|| statuses(pod).find(named)).or_else(only)
+}
+
+fn only_container(pod: &Pod) -> Option<&ContainerStatus> {
+    match pod.status.as_ref()?.container_statuses.as_deref() {
+        Some([one]) => Some(one),
         _ => None,
-    };
-    statuses.iter().find(identified).or_else(|| statuses.iter().find(named)).or_else(only)
+    }
 }
 
 fn in_pod(mut place: Place, pod: &Pod, status: Option<&ContainerStatus>, caches: &Caches) -> Place {
     let target = &mut place.target;
     target.uid = pod.uid().unwrap_or_default();
     target.node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    let only = pod.status.as_ref().and_then(|status| match status.container_statuses.as_deref() {
-        Some([one]) => Some(one),
-        _ => None,
-    });
-    if let Some(status) = status.or(only) {
+    if let Some(status) = status.or_else(|| only_container(pod)) {
         fill_image(target, pod, status);
     }
     place.workload = Some(caches.top_owner(pod));
@@ -160,25 +187,26 @@ fn in_pod(mut place: Place, pod: &Pod, status: Option<&ContainerStatus>, caches:
 
 /// The reference is the one that the workload was given, the digest the one that the node pulled.
 fn fill_image(target: &mut Target, pod: &Pod, status: &ContainerStatus) {
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let given = containers.iter().find(|container| container.name == status.name).and_then(|one| one.image.clone());
-    target.image = given.unwrap_or_else(|| status.image.clone());
+    given_image(pod, &status.name).unwrap_or(&status.image).clone_into(&mut target.image);
     if let Some(digest) = digest_of(&status.image_id) {
         digest.clone_into(&mut target.digest);
     }
 }
 
-/// Whether a pod runs an image, by its digest where that is given, else by its reference.
-pub fn runs_image(pod: &Pod, reference: &str, digest: &str) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+/// Whether a pod of the target's namespace runs the target's image: by its digest where that is given, else by its reference.
+pub fn runs_in(caches: &Caches, target: &Target) -> bool {
     let image = ImageRef {
-        reference: normalize_image(reference),
-        digest: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
+        reference: normalize_image(&target.image),
+        digest: Some(target.digest.clone()).filter(|digest| !digest.is_empty()),
         image_id: None,
     };
-    statuses.iter().any(|status| {
-        let known = image.digest.is_none() || digest_of(&status.image_id).is_some();
-        known && runs(&image, pod, status)
+    let keys = caches.pod_index.with_image(&image);
+    let pods = caches.pods_of(keys.iter().filter(|key| key.0 == target.namespace));
+    pods.iter().any(|pod| {
+        statuses(pod).any(|status| {
+            let known = image.digest.is_none() || digest_of(&status.image_id).is_some();
+            known && runs(&image, pod, status)
+        })
     })
 }
 
@@ -189,9 +217,8 @@ fn digest_of(image_id: &str) -> Option<&str> {
 /// One place for each workload that runs the image now.
 fn running(image: &ImageRef, unplaced: &Place, caches: &Caches) -> Vec<Place> {
     let mut places: BTreeMap<(String, String, String, String), Place> = BTreeMap::new();
-    for pod in caches.pods.state() {
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-        let Some(status) = statuses.iter().find(|status| runs(image, &pod, status)) else { continue };
+    for pod in caches.pods_of(&caches.pod_index.with_image(image)) {
+        let Some(status) = statuses(&pod).find(|status| runs(image, &pod, status)) else { continue };
         let workload = caches.top_owner(&pod);
         let key = (workload.namespace.clone(), workload.kind.clone(), workload.name.clone(), status.name.clone());
         if places.len() >= MOST_PLACES && !places.contains_key(&key) {
@@ -229,7 +256,6 @@ fn runs(image: &ImageRef, pod: &Pod, status: &ContainerStatus) -> bool {
     if image.reference.is_empty() {
         return false;
     }
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let given = containers.iter().find(|container| container.name == status.name).and_then(|one| one.image.as_deref());
-    given.into_iter().chain([status.image.as_str()]).any(|name| normalize_image(name) == image.reference)
+    let names = given_image(pod, &status.name).into_iter().chain([status.image.as_str()]);
+    names.map(normalize_image).any(|name| name == image.reference)
 }

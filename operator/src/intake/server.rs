@@ -210,9 +210,10 @@ async fn take(
 }
 
 /// What is on disk counts once more, as what it turns out to be, when it is delivered.
-fn outcome(accepted: &Accepted) -> &'static str {
+pub(super) fn outcome(accepted: &Accepted) -> &'static str {
     match accepted {
         Accepted { spooled: true, .. } => "spooled",
+        Accepted { resolved: true, .. } => "resolved",
         Accepted { repeated: true, .. } => "repeated",
         Accepted { .. } => "accepted",
     }

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
+use crate::intake::server::outcome;
 use crate::intake::{Again, Intake};
 use crate::metrics::Metrics;
 
@@ -110,7 +111,7 @@ async fn read(object: &DynamicObject, source: &str, format: Format, intake: &Int
         match intake.submit(source, &signals, Again::IsTheSame).await {
             Ok(accepted) => {
                 for one in accepted {
-                    metrics.signal(source, if one.repeated { "repeated" } else { "accepted" });
+                    metrics.signal(source, outcome(&one));
                 }
                 return;
             }

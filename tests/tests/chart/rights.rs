@@ -49,6 +49,7 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
         "watch",
         "the only replica takes the Lease before it has anything to wait for; tests/durable hands it over",
     ),
+    ("quell.dev", "findings", "patch", "nothing gets worse in the run; tests/e2e episodes has it"),
     ("quell.dev", "findings", "delete", "records are kept for thirty days; tests/durable has them deleted"),
     ("quell.dev", "remediations", "delete", "records are kept for thirty days; tests/durable has them deleted"),
     ("events.k8s.io", "events", "patch", "only the same Event again, within minutes, is a patch"),

@@ -3,12 +3,13 @@
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
+use quell_crds::v1alpha1::{Finding, Severity, Source};
 use quell_tests::fixtures::{PodCarrier as _, pod};
-use quell_tests::operator::NAMESPACE;
-use quell_tests::{Gate, Way, wait};
-use serde_json::Value;
+use quell_tests::operator::{NAMESPACE, source_spec};
+use quell_tests::{Gate, Operator, Way, wait};
+use serde_json::{Value, json};
 
-use crate::support::{Bed, DEADLINE, alert, metric, metric_is, spooled};
+use crate::support::{Bed, DEADLINE, alert, apply, metric, metric_is, spooled};
 
 #[tokio::test]
 async fn signals_outlive_the_api_server_and_the_operator_and_none_is_counted_twice() -> Result<()> {
@@ -134,6 +135,59 @@ async fn of_reports_of_one_finding_that_are_under_way_at_once_each_is_counted() 
     gate.set(Way::Open);
     bed.counts_are(&[("a".to_owned(), 3)]).await?;
     metric_is(&operator, "quell_spool_entries", 0.0).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn what_is_over_is_kept_in_its_turn_and_ends_the_finding_when_the_api_server_is_back() -> Result<()> {
+    let bed = Bed::new("over").await?;
+    let (gate, spool) = (Gate::before(&bed.control_plane).await?, bed.spool("spool"));
+    apply(&Api::<Source>::all(bed.client.clone()), "Source", "alertmanager", &source_spec("alertmanager")).await?;
+    let first = bed.operator(&gate, &spool, &[]).await?;
+    let notify_as = async |operator: &Operator, pod: &str, status: &str, severity: &str| {
+        let labels =
+            json!({ "alertname": "Miner", "severity": severity, "namespace": bed.namespace.name(), "pod": pod });
+        let alert =
+            json!({ "status": status, "fingerprint": pod, "startsAt": "2026-01-01T00:00:00Z", "labels": labels });
+        let body = json!({ "receiver": "quell", "status": status, "alerts": [alert] });
+        let answer = operator.post("alertmanager", &body).await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        Ok::<_, anyhow::Error>(answer)
+    };
+    let notify =
+        async |operator: &Operator, pod: &str, status: &str| notify_as(operator, pod, status, "critical").await;
+    ensure!(!spooled(&notify(&first, "before", "firing").await?), "the API server takes it");
+    ensure!(!spooled(&notify_as(&first, "worse", "firing", "warning").await?), "the API server takes it");
+    gate.set(Way::Shut);
+    ensure!(spooled(&notify_as(&first, "worse", "firing", "critical").await?), "kept");
+    ensure!(spooled(&notify(&first, "before", "resolved").await?), "kept");
+    for status in ["firing", "resolved"] {
+        ensure!(spooled(&notify(&first, "over", status).await?), "{status}");
+    }
+    for status in ["firing", "resolved", "firing"] {
+        ensure!(spooled(&notify(&first, "back", status).await?), "{status}");
+    }
+    drop(first);
+    gate.set(Way::Open);
+    let second = bed.operator(&gate, &spool, &[]).await?;
+    let findings: Api<Finding> = bed.namespace.api();
+    let expected = [("back", 2, 2, false), ("before", 1, 1, true), ("over", 1, 1, true), ("worse", 2, 1, false)];
+    wait::eventually(DEADLINE, "each is as it was reported last", async || {
+        let all = findings.list(&ListParams::default()).await?.items;
+        let of = |finding: &Finding| {
+            let status = finding.status.clone().unwrap_or_default();
+            (finding.spec.target.name.clone(), status.count, status.episode, status.is_resolved())
+        };
+        let mut all: Vec<_> = all.iter().map(of).collect();
+        all.sort();
+        let same = all.iter().map(|(pod, count, episode, over)| (pod.as_str(), *count, *episode, *over)).eq(expected);
+        ensure!(same, "they are {all:?}");
+        Ok(Some(()))
+    })
+    .await?;
+    metric_is(&second, "quell_spool_entries", 0.0).await?;
+    let all = findings.list(&ListParams::default()).await?.items;
+    ensure!(all.iter().all(|finding| finding.spec.severity == Severity::Critical), "they are {all:#?}");
     bed.finish().await
 }
 

@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod containment;
+mod context;
 mod denies;
 mod doors;
 mod dry_run;
+mod episodes;
 mod follow_ups;
 mod guardrails;
 mod guards;

@@ -34,7 +34,7 @@ impl Bed {
                 quell_tests::operator::prepare(control_plane).await?;
                 guards::in_force(control_plane, &guards::Guards::default()).await?;
                 let sources: Api<Source> = Api::all(control_plane.client().await?);
-                for format in ["falco", "falcosidekick", "trivy"] {
+                for format in ["alertmanager", "falco", "falcosidekick", "trivy"] {
                     apply(&sources, "Source", format, &source_spec(format)).await?;
                 }
                 let binary = Path::new(env!("CARGO_BIN_EXE_quell"));

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod context;
 mod deny_image;
 pub mod error;
+pub mod exposure;
 mod jobs;
 pub mod mark;
 mod notify;

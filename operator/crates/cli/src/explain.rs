@@ -7,7 +7,7 @@ use chrono::Utc;
 use kube::ResourceExt as _;
 use quell_crds::v1alpha1::{Finding, PlaybookKind, PlaybookReference, Remediation};
 use quell_playbooks::select::{Verdict, judge, preferred};
-use quell_playbooks::{Compiled, World};
+use quell_playbooks::{Compiled, Mentions, World};
 
 use crate::client::Connection;
 use crate::flags::{Connect, Explain};
@@ -45,6 +45,9 @@ enum Why {
     Matches,
 }
 
+/// Any playbook may ask for it.
+const EVERYTHING: Mentions = Mentions { related: true, exposure: true };
+
 pub async fn run(of: &Explain, connect: &Connect, io: &mut Io) -> Result<Exit, CliError> {
     let connection = Connection::new(connect).await?;
     let finding = find::finding(&connection, &of.finding).await?;
@@ -52,7 +55,7 @@ pub async fn run(of: &Explain, connect: &Connect, io: &mut Io) -> Result<Exit, C
     // A run keeps the target with the UID that its steps acted on.
     let target = runs.first().map_or(&finding.spec.target, |run| &run.spec.target);
     let workload = finding.spec.workload.as_ref().or_else(|| runs.iter().find_map(|run| run.spec.workload.as_ref()));
-    let world = facts::world(&connection.client, &finding, target, workload).await;
+    let world = facts::world(&connection.client, &finding, target, workload, EVERYTHING).await;
     let (others, unseen) = match &world {
         Ok(world) => match others(&connection, &finding, &runs, world).await {
             Ok((others, unseen)) => (Ok(others), unseen),

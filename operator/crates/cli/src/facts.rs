@@ -5,16 +5,19 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
+use quell_actions::exposure;
 use quell_actions::quarantine::facts;
 use quell_crds::v1alpha1::{
     Channel, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, PlaybookReference, Target, Workload,
 };
 use quell_playbooks::compile::Draft;
-use quell_playbooks::{Compiled, Problem, TargetState, World, compile};
+use quell_playbooks::facts::Exposure;
+use quell_playbooks::related::{Related, related};
+use quell_playbooks::{Compiled, Mentions, Problem, TargetState, World, compile};
 
 use crate::CliError;
 use crate::client::{ask, list};
@@ -25,6 +28,7 @@ pub async fn world(
     finding: &Finding,
     target: &Target,
     workload: Option<&Workload>,
+    wanted: Mentions,
 ) -> Result<World, CliError> {
     let pod = if target.kind == "Pod" { pod(client, target).await? } else { None };
     let state = match (target.kind == "Pod", pod.as_ref().map(facts)) {
@@ -48,7 +52,61 @@ pub async fn world(
     };
     let own = finding.metadata.namespace.as_deref().unwrap_or_default();
     let foreign = !target.namespace.is_empty() && target.namespace != own && own != OWN_NAMESPACE;
-    Ok(World { finding: finding.clone(), target: state, workload, namespace_labels: labels, foreign })
+    let related = if wanted.related { Box::pin(related_to(client, finding)).await? } else { Vec::new() };
+    let exposure = if wanted.exposure {
+        Box::pin(exposure_of(client, target, workload.as_ref())).await?
+    } else {
+        Exposure::default()
+    };
+    Ok(World {
+        finding: finding.clone(),
+        target: state,
+        workload,
+        namespace_labels: labels,
+        foreign,
+        related,
+        exposure,
+    })
+}
+
+/// As far as the namespaces of the Finding tell; those that Quell keeps in its own about this namespace count for the operator alone.
+async fn related_to(client: &Client, finding: &Finding) -> Result<Vec<Related>, CliError> {
+    let namespace = finding.namespace().unwrap_or_default();
+    let others = list(&Api::<Finding>::namespaced(client.clone(), &namespace), &ListParams::default()).await?;
+    let speaks = |other: &&Finding| {
+        let target = &other.spec.target.namespace;
+        target.is_empty() || *target == namespace || namespace == OWN_NAMESPACE
+    };
+    Ok(related(finding, others.iter().filter(speaks)))
+}
+
+/// Who may not list Services sees a target without any.
+async fn exposure_of(client: &Client, target: &Target, workload: Option<&Workload>) -> Result<Exposure, CliError> {
+    let namespace = if target.namespace.is_empty() { workload.map(|one| &one.namespace) } else { None };
+    let namespace = namespace.unwrap_or(&target.namespace);
+    if namespace.is_empty() {
+        return Ok(Exposure::default());
+    }
+    let pods: Vec<Pod> = if target.kind == "Pod" {
+        let pod = pod(client, target).await?;
+        pod.into_iter().filter(|pod| target.uid.is_empty() || pod.uid().as_ref() == Some(&target.uid)).collect()
+    } else {
+        let mut of = Vec::new();
+        let all = list(&Api::<Pod>::namespaced(client.clone(), namespace), &ListParams::default()).await?;
+        for pod in all {
+            let owner = top_owner(client, &pod).await?;
+            if workload.is_some_and(|workload| (&owner.kind, &owner.name) == (&workload.kind, &workload.name)) {
+                of.push(pod);
+            }
+        }
+        of
+    };
+    let services = list(&Api::<Service>::namespaced(client.clone(), namespace), &ListParams::default()).await;
+    let services = match services {
+        Err(error) if error.is_forbidden() => Vec::new(),
+        other => other?,
+    };
+    Ok(exposure::of(&pods.iter().collect::<Vec<_>>(), services.iter()))
 }
 
 /// Where the chart installs Quell: Findings about what is in no namespace are kept there, and speak for every one.

@@ -189,6 +189,11 @@ fn detail(finding: &Finding, runs: &[Remediation], now: DateTime<Utc>, fit: bool
             ),
         );
     }
+    if status.episode > 1 {
+        let since = status.reopened_at.map(|at| format!(", since {}", time::moment(at, now))).unwrap_or_default();
+        line("Episode", &format!("{}{since}", status.episode));
+    }
+    line("Resolved", &status.resolved_at.map(|at| time::moment(at, now)).unwrap_or_default());
     for run in runs {
         let status = objects::status(run);
         let done = objects::done(&[run]);

@@ -140,7 +140,14 @@ async fn plan(
 ) -> Result<Exit, CliError> {
     let namespace = finding.namespace().unwrap_or_default();
     let compiled = &planned.compiled;
-    let world = facts::world(&connection.client, finding, &finding.spec.target, finding.spec.workload.as_ref()).await?;
+    let world = facts::world(
+        &connection.client,
+        finding,
+        &finding.spec.target,
+        finding.spec.workload.as_ref(),
+        compiled.mentions(),
+    )
+    .await?;
     let why_not = match judge(compiled, &world, &world.scope()) {
         Verdict::Matches => None,
         Verdict::Differs(difference) => Some(difference.to_string()),
@@ -159,7 +166,8 @@ async fn plan(
     if let Some(earlier) = only_when_reported_again(planned, &world) {
         writeln!(io.out, "  note: {earlier}")?;
     }
-    let run = names::remediation(&compiled.reference.name, &compiled.reference.uid, &finding.name_any(), 0);
+    let (playbook, episode) = (&compiled.reference, finding.status.as_ref().map_or(1, |status| status.episode));
+    let run = names::remediation(&playbook.name, &playbook.uid, &finding.name_any(), 0, episode);
     if !planned.is_change {
         writeln!(
             io.out,
@@ -224,7 +232,10 @@ async fn matches(connection: &Connection, planned: &Planned, io: &mut Io) -> Res
     let cheap = Compiled { when: None, target_labels: None, ..compiled.clone() };
     let open = |finding: &Finding| {
         let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
-        !matches!(state, FindingState::Remediated | FindingState::Suppressed | FindingState::Undone)
+        !matches!(
+            state,
+            FindingState::Remediated | FindingState::Suppressed | FindingState::Undone | FindingState::Resolved
+        )
     };
     let mut candidates: Vec<Finding> = findings.into_iter().filter(open).collect();
     candidates.retain(|finding| {
@@ -236,7 +247,9 @@ async fn matches(connection: &Connection, planned: &Planned, io: &mut Io) -> Res
     let mut matched = Vec::new();
     for finding in candidates.into_iter().take(MOST_JUDGED) {
         let spec = &finding.spec;
-        let world = facts::world(&connection.client, &finding, &spec.target, spec.workload.as_ref()).await?;
+        let world =
+            facts::world(&connection.client, &finding, &spec.target, spec.workload.as_ref(), compiled.mentions())
+                .await?;
         match judge(compiled, &world, &world.scope()) {
             Verdict::Matches => matched.push(finding),
             Verdict::Fails(error) => {

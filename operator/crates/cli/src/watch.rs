@@ -150,7 +150,10 @@ async fn begin(
 /// Whether somebody may have to look: nothing was done, it is under way, or it failed.
 fn is_open(finding: &Finding) -> bool {
     let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
-    !matches!(state, FindingState::Remediated | FindingState::Suppressed | FindingState::Undone)
+    !matches!(
+        state,
+        FindingState::Remediated | FindingState::Suppressed | FindingState::Undone | FindingState::Resolved
+    )
 }
 
 fn open_line(finding: &Finding, runs: &[Remediation]) -> Line {

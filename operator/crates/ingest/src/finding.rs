@@ -109,6 +109,63 @@ pub fn finding(source: &str, signal: &Signal, place: &Place, fallback_namespace:
     finding
 }
 
+/// What a further report says that a Finding doesn't say yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum News {
+    /// Nothing: that it is there, and maybe other words, processes or times.
+    Nothing,
+    /// It isn't as bad any more, or the vulnerabilities are others.
+    Other,
+    /// It is worse.
+    Worse,
+}
+
+/// Compares what is known with what is reported now.
+#[must_use]
+pub fn news(known: &FindingSpec, reported: &FindingSpec) -> News {
+    let listed = |spec: &FindingSpec| (spec.vulnerabilities.clone(), spec.vulnerability_counts);
+    if reported.severity > known.severity {
+        News::Worse
+    } else if reported.severity < known.severity || listed(known) != listed(reported) {
+        News::Other
+    } else {
+        News::Nothing
+    }
+}
+
+/// Whether the signal is about the very problem that the Finding is of, at the place where that was found: by now the pod may be gone, or the
+/// image run by nobody, and the signal can't be placed as the first one was.
+#[must_use]
+pub fn is_same_problem(source: &str, signal: &Signal, finding: &Finding) -> bool {
+    let spec = &finding.spec;
+    may_be_about(&signal.about, &spec.target, spec.workload.as_ref()) && {
+        let place = Place { target: spec.target.clone(), workload: spec.workload.clone() };
+        fingerprint(source, signal, &place) == spec.fingerprint
+    }
+}
+
+/// Whether what a signal is about may be this target. Of an image, the identity that is in the fingerprint tells.
+fn may_be_about(about: &About, target: &Target, owner: Option<&Workload>) -> bool {
+    let is = |kind: &str, namespace: &str, name: &str| {
+        (target.kind.as_str(), target.namespace.as_str(), target.name.as_str()) == (kind, namespace, name)
+    };
+    let contains = |container: &Option<String>| container.as_ref().is_none_or(|name| *name == target.container);
+    match about {
+        About::Pod { namespace, name, uid, container, .. } => {
+            let meant = uid.as_ref().is_none_or(|uid| *uid == target.uid);
+            is("Pod", namespace, name) && meant && contains(container)
+        }
+        About::Container { id, .. } => is("Container", "", &id.chars().take(SHORT_ID).collect::<String>()),
+        About::Workload { kind, namespace, name, container, .. } => {
+            let owns = |owner: &Workload| (&owner.kind, &owner.namespace, &owner.name) == (kind, namespace, name);
+            (is(kind, namespace, name) || owner.is_some_and(owns)) && contains(container)
+        }
+        About::Image { .. } => true,
+        About::Node { name } => is("Node", "", name),
+        About::Address { ip } => is("Address", "", ip),
+    }
+}
+
 /// As many as fit, the worst first.
 fn vulnerabilities(all: &[Vulnerability]) -> Vec<Vulnerability> {
     let mut room = VULNERABILITIES;

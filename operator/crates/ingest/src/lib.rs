@@ -57,7 +57,7 @@ mod walk;
 
 pub use aws::sns;
 pub use delivery::{Delivery, FollowUp, Received};
-pub use finding::{LARGEST_FINDING, Place, finding, place_without_cluster};
+pub use finding::{LARGEST_FINDING, News, Place, finding, is_same_problem, news, place_without_cluster};
 pub use harbor::with_list as with_harbor_list;
 pub use image::{ImageRef, normalize_image};
 pub use signal::{About, Signal};

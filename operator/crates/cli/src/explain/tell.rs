@@ -8,6 +8,8 @@ use quell_crds::conditions::{ConditionType, Reason, find};
 use quell_crds::names;
 use quell_crds::v1alpha1::{Finding, PlaybookKind, Remediation, StepRecord, StepState};
 use quell_playbooks::TargetState;
+use quell_playbooks::facts::Exposure;
+use quell_playbooks::related::Related;
 
 use super::{Case, Why, advice, title};
 use crate::objects;
@@ -25,6 +27,7 @@ pub(super) fn text(case: &Case, now: DateTime<Utc>) -> String {
     let _ = writeln!(text, "Finding {}/{}", finding.namespace().unwrap_or_default(), finding.name_any());
     section(&mut text, "What happened", &happened(finding, now));
     section(&mut text, "To what", &to_what(case));
+    section(&mut text, "What else is open there", &beside(case));
     section(&mut text, "What Quell did", &done(case, now));
     section(&mut text, "Whether it holds", &contained(case));
     section(&mut text, "What it did not do", &not_done(case));
@@ -61,6 +64,8 @@ fn happened(finding: &Finding, now: DateTime<Utc>) -> Vec<String> {
         pair("Message", &spec.message),
         first.and_then(|at| pair("First", &moment(at, now))),
         last.and_then(|at| pair("Last", &format!("{}, reported {times}", moment(at, now)))),
+        status.reopened_at.and_then(|at| pair("Back", &format!("{}, episode {}", moment(at, now), status.episode))),
+        status.resolved_at.and_then(|at| pair("Resolved", &moment(at, now))),
     ]
     .into_iter()
     .flatten()
@@ -124,10 +129,34 @@ fn to_what(case: &Case) -> Vec<String> {
         pair("Digest", &target.digest),
         pair("Node", node),
         pair("Workload", &workload.unwrap_or_default()),
+        case.world.as_ref().ok().and_then(|world| pair("Exposed", &exposed(&world.exposure))),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// What it opens to others; nothing where that is nothing.
+fn exposed(exposure: &Exposure) -> String {
+    let services = exposure.services.iter().map(|one| format!("Service {} ({})", one.name, one.kind));
+    let shared = [
+        (exposure.host_network, "its node's network"),
+        (exposure.host_pid, "its node's processes"),
+        (exposure.host_ipc, "its node's IPC"),
+        (exposure.privileged, "a privileged container"),
+    ];
+    let shared = shared.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
+    let ports = exposure.host_ports.iter().map(|port| format!("port {port} of its node"));
+    services.chain(shared).chain(ports).collect::<Vec<_>>().join(", ")
+}
+
+/// What else is open on the same workload or object.
+fn beside(case: &Case) -> Vec<String> {
+    let related = case.world.as_ref().map(|world| world.related.as_slice()).unwrap_or_default();
+    let line = |one: &Related| {
+        format!("{}: {} ({}, {}, tool {})", one.name, one_line(&one.rule), one.severity, one.state, one.tool)
+    };
+    related.iter().map(line).collect()
 }
 
 /// Whether the quarantine lets anything through, and what.

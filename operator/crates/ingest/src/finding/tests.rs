@@ -211,3 +211,47 @@ fn within(value: &serde_json::Value, schema: &serde_json::Value, path: &str) {
         _ => {}
     }
 }
+
+fn placed(place: &Place, signal: &Signal) -> Finding {
+    finding("runtime", signal, place, "quell")
+}
+
+#[test]
+fn a_problem_is_the_same_at_the_place_where_it_was_found_though_the_pod_is_gone() {
+    let signal = pod(&json!({}));
+    let mut place = owned_by(&signal, "u-deployment");
+    "u-pod".clone_into(&mut place.target.uid);
+    let there = placed(&place, &signal);
+    assert_ne!(made(&signal).spec.fingerprint, there.spec.fingerprint, "placed now it would be another one");
+    assert!(is_same_problem("runtime", &signal, &there));
+    assert!(!is_same_problem("another", &signal, &there), "another Source says nothing of it");
+    let other_pod = Signal { about: pod(&json!({"k8s.pod.name": "web-2"})).about, ..signal.clone() };
+    assert!(!is_same_problem("runtime", &other_pod, &there));
+    let other_uid =
+        Signal { about: pod(&json!({"k8s.pod.uid": "33333333-2222-3333-4444-555555555555"})).about, ..signal.clone() };
+    assert!(!is_same_problem("runtime", &other_uid, &there));
+    let other_rule = Signal { rule: "Miner".to_owned(), ..signal };
+    assert!(!is_same_problem("runtime", &other_rule, &there));
+}
+
+#[test]
+fn a_problem_of_an_image_is_the_same_on_every_workload_that_had_the_image() {
+    let signal = scanned("sha256:a");
+    for uid in ["u-1", "u-2"] {
+        let there = placed(&owned_by(&signal, uid), &signal);
+        assert!(is_same_problem("runtime", &signal, &there), "{uid}");
+        assert!(!is_same_problem("runtime", &scanned("sha256:b"), &there), "{uid}");
+    }
+}
+
+#[test]
+fn a_further_report_is_news_where_it_is_worse_or_better_or_lists_other_vulnerabilities() {
+    let known = made(&pod(&json!({"proc.pid": 1}))).spec;
+    let other_words = FindingSpec { message: "other".to_owned(), details: serde_json::Map::new(), ..known.clone() };
+    assert_eq!(news(&known, &other_words), News::Nothing);
+    let better = FindingSpec { severity: Severity::Low, ..known.clone() };
+    assert_eq!((news(&known, &better), news(&better, &known)), (News::Other, News::Worse));
+    let one = Vulnerability { id: "CVE-1".to_owned(), ..Vulnerability::default() };
+    let more = FindingSpec { vulnerabilities: vec![one], ..known.clone() };
+    assert_eq!((news(&known, &more), news(&more, &more)), (News::Other, News::Nothing));
+}

@@ -4,6 +4,7 @@ use quell_crds::v1alpha1::{
     FindingReference, FindingSpec, FindingStatus, OnFailure, Phase, PlaybookReference, Receipt, RemediationSpec,
     RemediationStatus, Severity, Step, StepKind, Target,
 };
+use quell_playbooks::facts::ServiceFacts;
 use quell_playbooks::{PodFacts, World};
 
 use super::super::Other;
@@ -74,7 +75,7 @@ fn failed_run() -> Remediation {
         "contain-5f6g7h8i9j",
         RemediationSpec {
             mode: quell_crds::v1alpha1::Mode::Enforce,
-            finding: FindingReference { name: "falco-0a1b2c3d4e".to_owned(), uid: "f".to_owned() },
+            finding: FindingReference { name: "falco-0a1b2c3d4e".to_owned(), uid: "f".to_owned(), episode: 1 },
             playbook: PlaybookReference {
                 kind: PlaybookKind::ClusterPlaybook,
                 name: "contain".to_owned(),
@@ -197,4 +198,37 @@ fn a_target_that_was_replaced_is_not_taken_for_the_one_that_was_reported() {
     let text = text(&case, at(120));
     assert!(text.contains("the pod is gone; another one has its name now (UID u-2)"), "{text}");
     assert!(!text.contains("kubectl logs"), "{text}");
+}
+
+#[test]
+fn what_else_is_open_there_and_what_the_target_opens_to_others_is_told() {
+    let mut case = case();
+    if let Ok(world) = &mut case.world {
+        world.related = vec![Related {
+            name: "trivy-1".to_owned(),
+            tool: "trivy".to_owned(),
+            rule: "registry.example/web:1".to_owned(),
+            severity: "Critical".to_owned(),
+            state: "Open".to_owned(),
+            ..Related::default()
+        }];
+        let service = ServiceFacts { name: "web".to_owned(), kind: "LoadBalancer".to_owned(), external: true };
+        world.exposure = Exposure { services: vec![service], privileged: true, ..Exposure::default() };
+    }
+    let text = text(&case, at(120));
+    assert!(text.contains("Exposed     Service web (LoadBalancer), a privileged container\n"), "{text}");
+    let beside = "What else is open there\n  trivy-1: registry.example/web:1 (Critical, Open, tool trivy)\n";
+    assert!(text.contains(beside), "{text}");
+}
+
+#[test]
+fn an_episode_and_its_end_are_told() {
+    let mut case = case();
+    let status = case.finding.status.get_or_insert_default();
+    status.resolve(at(60));
+    status.report(1, at(90));
+    status.resolve(at(100));
+    let text = text(&case, at(120));
+    assert!(text.contains("(30s ago), episode 2\n"), "{text}");
+    assert!(text.contains("Resolved    "), "{text}");
 }
