@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// The first wait before the watch is opened anew; doubled for each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// A list that says nothing for so long is asked for anew: as long as it isn't there, nothing is done.
+const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 
 /// What is known of the Guardrails.
 pub struct Known {
@@ -126,7 +128,13 @@ pub async fn follow(client: Client, watched: Arc<Watched>, tell: impl Fn(), end:
         let mut all = BTreeMap::new();
         let mut listed = false;
         let why = loop {
-            match events.next().await {
+            let next = match tokio::time::timeout(LONGEST_SILENCE, events.next()).await {
+                Ok(next) => next,
+                // What has been listed may stay as it is for ever.
+                Err(_) if listed => events.next().await,
+                Err(_) => break format!("the list of them was not answered in {} s", LONGEST_SILENCE.as_secs()),
+            };
+            match next {
                 None => return,
                 Some(Ok(Event::Init)) => (all, listed) = (BTreeMap::new(), false),
                 Some(Ok(Event::InitApply(object) | Event::Apply(object))) => {
@@ -149,5 +157,40 @@ pub async fn follow(client: Client, watched: Arc<Watched>, tell: impl Fn(), end:
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_BACKOFF),
             () = end.cancelled() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_never_answered_is_asked_for_anew_before_effects_have_waited_long() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let number = asked.fetch_add(1, Ordering::Relaxed);
+            async move {
+                // The second list is answered; the first, and the watch after the second, stay open.
+                if number != 1 {
+                    std::future::pending::<()>().await;
+                }
+                let list = r#"{"apiVersion":"quell.dev/v1alpha1","kind":"GuardrailList","metadata":{"resourceVersion":"1"},"items":[]}"#;
+                Ok::<_, Infallible>(Response::new(Body::from(list.as_bytes().to_vec())))
+            }
+        });
+        let (watched, end) = (Arc::new(Watched::default()), CancellationToken::new());
+        let following = tokio::spawn(follow(Client::new(service, "quell"), watched.clone(), || {}, end.clone()));
+        assert!(watched.known_within(2 * LONGEST_SILENCE).await.is_known());
+        // Nothing comes of a watch for as long as nothing changes.
+        tokio::time::sleep(10 * LONGEST_SILENCE).await;
+        assert!(watched.known().is_known());
+        end.cancel();
+        following.await.expect("it has ended");
     }
 }

@@ -52,6 +52,8 @@ pub struct Draft {
     pub mode: Mode,
     /// Since when it is as it is now; Findings last reported before are left alone.
     pub effective_since: DateTime<Utc>,
+    /// Since when it is there, whatever it was.
+    pub created: DateTime<Utc>,
 }
 
 impl Draft {
@@ -89,6 +91,7 @@ impl Draft {
             author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
             mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
+            created: metadata.creation_timestamp.as_ref().map_or(now, time::from_kubernetes),
         }
     }
 
@@ -114,6 +117,7 @@ impl Draft {
             author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
             mode: playbook.spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
+            created: metadata.creation_timestamp.as_ref().map_or(now, time::from_kubernetes),
         }
     }
 }
@@ -148,6 +152,8 @@ pub struct Compiled {
     pub mode: Mode,
     /// Since when it is as it is now.
     pub effective_since: DateTime<Utc>,
+    /// Since when it is there, whatever it was.
+    pub created: DateTime<Utc>,
 }
 
 /// A step that can be run.
@@ -212,6 +218,7 @@ pub fn compile(draft: &Draft, channels: &BTreeSet<String>) -> Result<Compiled, P
         author: draft.author.clone(),
         mode: draft.mode,
         effective_since: draft.effective_since,
+        created: draft.created,
     })
 }
 

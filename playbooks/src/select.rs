@@ -125,14 +125,17 @@ fn difference(playbook: &Compiled, world: &World) -> Option<Difference> {
     None
 }
 
-/// Compared in whole seconds, as the API server dates objects.
+/// Compared in whole seconds, as the API server dates objects. A Finding that no playbook was judged for yet, as after an outage, is not an old
+/// one to a playbook that was there when it was reported and has been changed since.
 fn earlier(playbook: &Compiled, world: &World) -> Option<Difference> {
     let created = world.finding.metadata.creation_timestamp.as_ref().map(time::from_kubernetes);
     let again = world.finding.status.as_ref().and_then(|status| status.last_seen);
     let reported = created.max(again)?;
-    (reported.timestamp() < playbook.effective_since.timestamp()).then(|| Difference::Earlier {
+    let judged = world.finding.status.as_ref().is_some_and(|status| status.observed_generation.is_some());
+    let since = if judged { playbook.effective_since } else { playbook.effective_since.min(playbook.created) };
+    (reported.timestamp() < since.timestamp()).then(|| Difference::Earlier {
         reported: reported.to_rfc3339_opts(SecondsFormat::Secs, true),
-        since: playbook.effective_since.to_rfc3339_opts(SecondsFormat::Secs, true),
+        since: since.to_rfc3339_opts(SecondsFormat::Secs, true),
     })
 }
 

@@ -160,12 +160,27 @@ fn a_finding_last_reported_before_the_playbook_is_left_alone_until_it_is_reporte
     let mut playbook = cluster_playbook(json!({}));
     playbook.effective_since = at(60);
     let mut world = world();
+    world.finding.status = Some(FindingStatus { observed_generation: Some(1), ..FindingStatus::default() });
     let Verdict::Differs(found @ Difference::Earlier { .. }) = judge(&playbook, &world, &world.scope()) else {
         panic!()
     };
     assert!(found.to_string().contains("2023-11-14T22:13:30Z"), "{found}");
-    world.finding.status = Some(FindingStatus { last_seen: Some(at(61)), ..FindingStatus::default() });
+    let again = FindingStatus { observed_generation: Some(1), last_seen: Some(at(61)), ..FindingStatus::default() };
+    world.finding.status = Some(again);
     assert_eq!(judge(&playbook, &world, &world.scope()), Verdict::Matches);
+}
+
+#[test]
+fn a_finding_that_was_not_judged_before_its_playbook_was_changed_is_judged_by_what_the_playbook_is_now() {
+    let mut playbook = cluster_playbook(json!({}));
+    (playbook.created, playbook.effective_since) = (at(5), at(60));
+    let mut world = world();
+    assert_eq!(judge(&playbook, &world, &world.scope()), Verdict::Matches);
+    // That it was counted meanwhile says nothing of playbooks.
+    world.finding.status = Some(FindingStatus { count: 2, ..FindingStatus::default() });
+    assert_eq!(judge(&playbook, &world, &world.scope()), Verdict::Matches);
+    playbook.created = at(20);
+    assert!(matches!(judge(&playbook, &world, &world.scope()), Verdict::Differs(Difference::Earlier { .. })));
 }
 
 #[test]

@@ -73,7 +73,14 @@ impl Found {
             ));
         }
         let Some(run) = self.runs.get(pod).and_then(|all| all.first()) else {
-            return Some(format!("{pod}: there is no run for the Finding {}", finding.name_any()));
+            let status = finding.status.iter().flat_map(|status| &status.conditions);
+            let conditions: Vec<String> =
+                status.map(|one| format!("{}={} {}: {}", one.type_, one.status, one.reason, one.message)).collect();
+            return Some(format!(
+                "{pod}: there is no run for the Finding {}, which says: {}",
+                finding.name_any(),
+                conditions.join("; ")
+            ));
         };
         let status = run.status.clone().unwrap_or_default();
         if status.phase != Phase::Succeeded {
