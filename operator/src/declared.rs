@@ -151,7 +151,12 @@ impl Declared {
         let mut again = false;
         for source in self.caches.sources.state() {
             let mut judged = intake::judge(&source, &self.caches);
-            match intake::is_served(&self.client, source.spec.format).await {
+            let watched = source.spec.format.filter(|_| source.spec.watch.is_some());
+            let served = match watched {
+                Some(format) => intake::is_served(&self.client, format).await,
+                None => Ok(true),
+            };
+            match served {
                 Ok(true) => {}
                 Ok(false) => {
                     again = true;

@@ -3,19 +3,24 @@
 //! Expressions are compiled once, checked for names that nothing gives, and evaluated over a [`Scope`]. An expression that fails
 //! never counts as false; callers refuse what hangs on it.
 
+mod access;
 mod cost;
 mod extent;
+mod gather;
+mod session;
 
 pub use cost::MAX_COST;
+pub use session::{Budget, Session};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
 use cel::context::{Context, VariableResolver};
 use cel::extractors::This;
-use cel::objects::{Key, Map, Value as CelValue};
+use cel::objects::{Key, Map, OptionalValue, Value as CelValue};
+use cel::parser::Parser;
 use cel::{ExecutionError, FunctionContext, Program};
 use regex::Regex;
 use serde_json::Value;
@@ -133,6 +138,11 @@ pub enum EvaluationError {
         /// Steps that it could take.
         steps: u64,
     },
+    /// All the evaluations together take longer than anybody can wait.
+    #[error(
+        "with all that was evaluated before it takes more steps than are allowed: go through fewer items, or look at less of each"
+    )]
+    BudgetSpent,
     /// A value that has no JSON form.
     #[error("`{source_text}` has a value that can't be written down")]
     NotJson {
@@ -162,7 +172,7 @@ impl Names {
 #[derive(Clone)]
 pub struct Expression {
     source: String,
-    program: Arc<Program>,
+    program: Arc<IdedExpr>,
 }
 
 impl fmt::Debug for Expression {
@@ -184,9 +194,11 @@ impl Expression {
         if shape.operators > MAX_OPERATORS {
             return Err(CompileError::TooManyOperators);
         }
-        let program = Program::compile(source).map_err(|error| CompileError::Syntax(one_line(&error.to_string())))?;
+        let parsed = Parser::default().enable_optional_syntax(true).parse(source);
+        let mut program = parsed.map_err(|error| CompileError::Syntax(one_line(&error.to_string())))?;
         let mut check = Check { names, bound: Vec::new() };
-        check.visit(program.expression())?;
+        check.visit(&program)?;
+        access::by_index(&mut program);
         Ok(Self { source: source.to_owned(), program: Arc::new(program) })
     }
 
@@ -196,14 +208,18 @@ impl Expression {
         &self.source
     }
 
-    /// Its value, in the terms of JSON.
+    /// Its value, in the terms of JSON. What is optional and isn't there is null.
     pub fn evaluate(&self, scope: &Scope) -> Result<Value, EvaluationError> {
-        self.execute(scope)?.json().map_err(|_| EvaluationError::NotJson { source_text: self.source.clone() })
+        to_json(&self.execute(scope)?).ok_or_else(|| EvaluationError::NotJson { source_text: self.source.clone() })
     }
 
     /// Its value as a condition.
     pub fn is_true(&self, scope: &Scope) -> Result<bool, EvaluationError> {
-        match self.execute(scope)? {
+        self.condition(self.execute(scope)?)
+    }
+
+    fn condition(&self, value: CelValue) -> Result<bool, EvaluationError> {
+        match value {
             CelValue::Bool(value) => Ok(value),
             other => Err(EvaluationError::NotBoolean {
                 source_text: self.source.clone(),
@@ -213,18 +229,35 @@ impl Expression {
     }
 
     fn execute(&self, scope: &Scope) -> Result<CelValue, EvaluationError> {
-        let steps = cost::most(self.program.expression(), scope);
+        let steps = cost::most(&self.program, scope);
         if steps > MAX_COST {
             return Err(EvaluationError::TooCostly { source_text: self.source.clone(), steps });
         }
-        let mut context = Context::default();
-        context.add_function("matches", matches);
+        let mut context = functions();
         context.set_variable_resolver(scope);
-        self.program.execute(&context).map_err(|error| EvaluationError::Failed {
+        self.run(&context)
+    }
+
+    fn run(&self, context: &Context) -> Result<CelValue, EvaluationError> {
+        CelValue::resolve(&self.program, context).map_err(|error| EvaluationError::Failed {
             source_text: self.source.clone(),
             problem: one_line(&error.to_string()),
         })
     }
+}
+
+/// What every expression can call.
+fn functions() -> Context<'static> {
+    let mut context = Context::default();
+    context.add_function("matches", matches);
+    context.add_function(gather::GATHER, gather::gather);
+    context
+}
+
+/// The value in the terms of JSON, where it has them.
+fn to_json(value: &CelValue) -> Option<Value> {
+    let CelValue::Opaque(opaque) = value else { return value.json().ok() };
+    opaque.downcast_ref::<OptionalValue>()?.value().map_or(Some(Value::Null), to_json)
 }
 
 /// Patterns that are kept compiled. Playbooks have few; an expression that makes up a pattern for each Finding must not fill the memory.
@@ -353,7 +386,7 @@ impl Check<'_> {
         if name == "matches" {
             Self::pattern(call)?;
         }
-        if name == "_[_]"
+        if [operators::INDEX, operators::OPT_INDEX, operators::OPT_SELECT].contains(&name)
             && let [IdedExpr { expr: Expr::Ident(of), .. }, IdedExpr { expr: Expr::Literal(key), .. }] =
                 call.args.as_slice()
             && of == "steps"

@@ -368,7 +368,7 @@ fn known_channels(
     Ok(())
 }
 
-fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Problem> {
+pub(crate) fn expression(source: &str, names: &Names, at: &str) -> Result<Expression, Problem> {
     Expression::compile(source, names).map_err(|error| Problem {
         reason: Reason::ExpressionInvalid,
         at: at.to_owned(),

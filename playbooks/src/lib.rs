@@ -12,6 +12,7 @@ pub mod images;
 pub mod kept;
 pub mod kind;
 pub mod library;
+pub mod mapping;
 pub mod mentions;
 pub mod parameters;
 pub mod plan;

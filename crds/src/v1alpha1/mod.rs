@@ -41,8 +41,9 @@ pub use settings::{RunSettings, UndoPolicy};
 pub use severity::Severity;
 pub use source::{
     Basic, BearerToken, CertificateAuthority, ClairNotifier, ClientCertificate, ConfigMapKey, Format, HarborApi, Hmac,
-    HmacAlgorithm, HmacEncoding, HmacTimestamp, PreSharedKey, ServiceAccountName, ServiceAccountToken, SnsTopic,
-    Source, SourceLimits, SourceNamespaces, SourceSpec, SourceStatus, SourceWatch, SourceWebhook,
+    HmacAlgorithm, HmacEncoding, HmacTimestamp, MappingTarget, PreSharedKey, ServiceAccountName, ServiceAccountToken,
+    SnsTopic, Source, SourceLimits, SourceMapping, SourceNamespaces, SourceSpec, SourceStatus, SourceWatch,
+    SourceWebhook,
 };
 pub use step::{OnFailure, Retry, Step, StepKind};
 pub use suppression::{

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod credential;
 mod limits;
+mod mapping;
 mod tool;
 
 pub use credential::{
@@ -14,6 +15,7 @@ pub use credential::{
     HmacTimestamp, ServiceAccountName, ServiceAccountToken, SnsTopic, SourceWebhook,
 };
 pub use limits::{SourceLimits, SourceNamespaces};
+pub use mapping::{MappingTarget, SourceMapping};
 pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 
 /// How the reports of one tool become Findings.
@@ -41,15 +43,20 @@ pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.watch)").message("give one of webhook and watch"))]
-#[x_kube(validation = Rule::new("!has(self.watch) || self.format == 'trivy-operator'").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
-#[x_kube(validation = Rule::new("!has(self.dataFormat) || self.format == 'cloudevents'").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
+#[x_kube(validation = Rule::new("has(self.format) != has(self.mapping)").message("give one of format and mapping"))]
+#[x_kube(validation = Rule::new("!has(self.watch) || (has(self.format) && self.format == 'trivy-operator')").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
+#[x_kube(validation = Rule::new("!has(self.dataFormat) || (has(self.format) && self.format == 'cloudevents')").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.dataFormat != 'cloudevents'").message("dataFormat is another format than cloudevents"))]
-#[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
-#[x_kube(validation = Rule::new("!has(self.harbor) || (has(self.webhook) && self.format in ['harbor', 'cloudevents'])").message("harbor says where vulnerabilities are fetched that Harbor's webhook only counts: it is for a webhook of the format harbor, or of cloudevents"))]
+#[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && has(self.format) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
+#[x_kube(validation = Rule::new("!has(self.harbor) || (has(self.webhook) && has(self.format) && self.format in ['harbor', 'cloudevents'])").message("harbor says where vulnerabilities are fetched that Harbor's webhook only counts: it is for a webhook of the format harbor, or of cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.namespaces) || (has(self.namespaces.include) && size(self.namespaces.include) > 0) || has(self.namespaces.selector)").message("namespaces must name some: give include, selector, or both"))]
 pub struct SourceSpec {
     /// What the tool writes.
-    pub format: Format,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// In place of `format`, for what Quell doesn't know: how any JSON becomes Findings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<SourceMapping>,
     /// For CloudEvents: what is in those whose type doesn't tell. Without it they are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_format: Option<Format>,

@@ -12,6 +12,7 @@ mod follow_ups;
 mod gate;
 mod locate;
 mod over;
+mod reads;
 mod recent;
 mod server;
 mod sources;

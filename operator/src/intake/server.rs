@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use quell_ingest::{Delivery, receive};
+use quell_ingest::{Received, Unreadable};
 use serde_json::json;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,8 @@ use crate::intake::authority::Authority;
 use crate::intake::connections::{Counted, Secured};
 use crate::intake::follow_ups::{FollowUps, Unfinished};
 use crate::intake::gate::{self, Arrived, refuse, retry};
-use crate::intake::sources::{Known, Reads, Sources};
+use crate::intake::reads::Reads;
+use crate::intake::sources::{Known, Sources};
 use crate::intake::tls::{self, TlsError};
 use crate::intake::{Accepted, Intake, IntakeError, budget, depth};
 use crate::metrics::Metrics;
@@ -153,22 +154,22 @@ async fn take(
     body: Bytes,
 ) -> Response {
     arrived.set();
-    let (Reads { format, data_format }, deepest) = (source.reads, source.limits.depth);
+    let deepest = source.limits.depth;
     if deepest < budget::DEPTH && depth::is_deeper(&body, deepest) {
         server.metrics.signal(&name, "refused");
         let message = format!("Source {name}: lists and objects nested deeper than {deepest}");
         return refuse(StatusCode::BAD_REQUEST, "TooDeep", &message);
     }
-    // CloudEvents in binary mode say in headers what they are.
-    let headers: Vec<(&str, &str)> =
-        headers.iter().filter_map(|(header, value)| Some((header.as_str(), value.to_str().ok()?))).collect();
-    let received = match receive(&Delivery { format, data_format, headers: &headers, body: &body }) {
+    let Ok(reads) = &source.reads else {
+        return retry(&format!("Source `{name}` can't be used: see `kubectl describe source {name}`"));
+    };
+    let received = match read(reads, &headers, body).await {
         Ok(received) => received,
         Err(unreadable) => {
             server.metrics.signal(&name, "refused");
             let body = json!({
                 "reason": "Unreadable",
-                "message": format!("this is not what a Source of format {format} sends: {unreadable}"),
+                "message": format!("{reads}: {unreadable}"),
                 "at": unreadable.at,
             });
             return (StatusCode::BAD_REQUEST, Json(body)).into_response();
@@ -207,6 +208,21 @@ async fn take(
         Err(Unfinished::Refused(message)) => refuse(StatusCode::FORBIDDEN, "NotFetched", &message),
         Err(Unfinished::Unset(message)) => refuse(StatusCode::UNPROCESSABLE_ENTITY, "NotFetched", &message),
     }
+}
+
+/// Reads a body; one that may take long in a thread of its own.
+async fn read(reads: &Reads, headers: &HeaderMap, body: Bytes) -> Result<Received, Unreadable> {
+    let now = |reads: &Reads, headers: &HeaderMap, body: &[u8]| {
+        let headers: Vec<(&str, &str)> =
+            headers.iter().filter_map(|(header, value)| Some((header.as_str(), value.to_str().ok()?))).collect();
+        reads.read(&headers, body)
+    };
+    if !reads.takes_long(&body) {
+        return now(reads, headers, &body);
+    }
+    let (reads, headers) = (reads.clone(), headers.clone());
+    let apart = tokio::task::spawn_blocking(move || now(&reads, &headers, &body)).await;
+    apart.unwrap_or_else(|error| Err(Unreadable::broke_off(&error)))
 }
 
 /// What is on disk counts once more, as what it turns out to be, when it is delivered.

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _, ResourceExt as _};
 use quell_crds::conditions::{Reason, Status};
-use quell_crds::v1alpha1::{Format, SecretKey, Source};
+use quell_crds::v1alpha1::{SecretKey, Source};
 use quell_playbooks::Problem;
 
 use crate::caches::Caches;
 use crate::intake::budget::{Budget, Limits};
 use crate::intake::credentials::{Credential, Reviews, Seen};
 use crate::intake::follow_ups::{Following, Tool};
+use crate::intake::reads::Reads;
 use crate::intake::territory::Territory;
 
 /// All Sources. What a Source has spent of its limits outlives a change of any Secret.
@@ -26,15 +27,6 @@ pub struct Sources {
     pub reviews: Reviews,
 }
 
-/// How what a Source sends is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reads {
-    /// The Source's format.
-    pub format: Format,
-    /// What is in its CloudEvents whose type doesn't tell.
-    pub data_format: Option<Format>,
-}
-
 /// One Source.
 #[derive(Debug)]
 pub struct Known {
@@ -43,7 +35,7 @@ pub struct Known {
     /// Where Events about it stand.
     pub reference: ObjectReference,
     /// How what it sends is read.
-    pub reads: Reads,
+    pub reads: Result<Reads, Problem>,
     /// What it must show; `None` for a Source that is watched.
     pub credential: Option<Result<Credential, Problem>>,
     /// Where its Clair has notifications.
@@ -70,7 +62,7 @@ impl Known {
         Self {
             name: source.name_any(),
             reference: source.object_ref(&()),
-            reads: Reads { format: spec.format, data_format: spec.data_format },
+            reads: Reads::compile(source),
             credential: spec.webhook.as_ref().map(|one| Credential::compile(one, caches, own_namespace(caches))),
             clair: Tool::clair(spec, caches, own_namespace(caches)),
             harbor: Tool::harbor(spec, caches, own_namespace(caches)),
@@ -88,7 +80,7 @@ impl Known {
         let credential = self.credential.as_ref().and_then(|made| made.as_ref().err());
         let territory = self.territory.as_ref().and_then(|made| made.as_ref().err());
         let mut tools = [&self.clair, &self.harbor].into_iter().flatten();
-        credential.or(territory).or_else(|| tools.find_map(|made| made.as_ref().err()))
+        self.reads.as_ref().err().or(credential).or(territory).or_else(|| tools.find_map(|made| made.as_ref().err()))
     }
 }
 
@@ -125,7 +117,7 @@ pub fn judge(source: &Source, caches: &Caches) -> (Status, Reason, String) {
         return (Status::False, problem.reason, problem.to_string());
     }
     let message = match &known.credential {
-        None => format!("the objects of {} are watched", source.spec.format),
+        None => "the objects of the format are watched".to_owned(),
         Some(_) => format!("POST to /v1/sources/{}", source.name_any()),
     };
     (Status::True, Reason::Accepted, message)

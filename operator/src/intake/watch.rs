@@ -40,7 +40,7 @@ pub async fn watch_sources(
             .state()
             .iter()
             .filter(|source| source.spec.watch.is_some())
-            .map(|source| (source.name_any(), source.spec.format))
+            .filter_map(|source| Some((source.name_any(), source.spec.format?)))
             .collect();
         open.retain(|name, task| {
             let keep = wanted.iter().any(|(wanted, _)| wanted == name);

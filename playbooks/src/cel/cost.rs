@@ -1,12 +1,13 @@
 //! What an expression can cost at most, told before it is evaluated: the interpreter itself knows no end.
 //!
-//! Only comprehensions (`all`, `exists`, `filter`, `map`) repeat anything, and each as often as its list is long, so the bound is a
+//! Only `all`, `exists`, `exists_one`, `filter` and `map` repeat anything, and each as often as its list is long, so the bound is a
 //! product over nested ones. Lists that come from the scope count with the length that they have; what an expression makes itself counts
 //! with the most that it can be.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, operators};
 use cel::objects::{Key, Value as CelValue};
 
+use super::gather::GATHER;
 use super::{Scope, text};
 
 /// Most steps that an evaluation may take. A step is looking at a value or copying eight bytes: some ten nanoseconds.
@@ -24,11 +25,18 @@ pub(super) fn most(expression: &IdedExpr, scope: &Scope) -> u64 {
     Estimate { scope, bound: Vec::new() }.of(expression).steps
 }
 
+/// The same for any expression, and with what it takes to look at its value.
+pub(super) fn with_result(expression: &IdedExpr, scope: &Scope) -> u64 {
+    let estimated = Estimate { scope, bound: Vec::new() }.of(expression);
+    add(&[estimated.steps, estimated.shape.size().weight])
+}
+
 /// Whether there is a comprehension in it. Without one an expression is over in as many steps as it has characters.
 fn repeats(expression: &IdedExpr) -> bool {
     match &expression.expr {
         Expr::Comprehension(_) => true,
         Expr::Select(select) => repeats(&select.operand),
+        Expr::Call(call) if call.func_name == GATHER => true,
         Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).any(repeats),
         Expr::List(list) => list.elements.iter().any(repeats),
         Expr::Map(map) => map.entries.iter().flat_map(parts).any(repeats),
@@ -128,23 +136,33 @@ impl<'a> Estimate<'a> {
                 at_most(1, Size::of(1 + long))
             }
             Expr::Ident(name) => Estimated { steps: 1, shape: self.variable(name) },
-            Expr::Select(select) => {
-                let of = self.of(&select.operand);
-                let shape = match of.shape {
-                    Shape::Known(CelValue::Map(map)) => {
-                        let key = Key::String(select.field.clone().into());
-                        map.map.get(&key).map_or(Shape::AtMost(Size::of(1)), Shape::Known)
-                    }
-                    other => Shape::AtMost(Size::of(other.size().weight)),
-                };
-                Estimated { steps: of.steps.saturating_add(1), shape }
-            }
-            Expr::Call(call) => self.call(call),
+            // What is left of these is `has()`.
+            Expr::Select(select) => at_most(self.of(&select.operand).steps.saturating_add(1), Size::of(1)),
+            Expr::Call(call) if call.func_name == GATHER => self.gather(call),
+            Expr::Call(call) => self.field(call).unwrap_or_else(|| self.call(call)),
             Expr::List(list) => self.holder(&mut list.elements.iter()),
             Expr::Map(map) => self.holder(&mut map.entries.iter().flat_map(parts)),
             Expr::Struct(structure) => self.holder(&mut structure.entries.iter().flat_map(parts)),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
         }
+    }
+
+    /// A field, or an element, whose key is written out.
+    fn field(&mut self, call: &'a CallExpr) -> Option<Estimated<'a>> {
+        let (true, [of, IdedExpr { expr: Expr::Literal(key), .. }]) =
+            ([operators::INDEX, operators::OPT_INDEX].contains(&call.func_name.as_str()), call.args.as_slice())
+        else {
+            return None;
+        };
+        let key = text(key)?;
+        let of = self.of(of);
+        let shape = match of.shape {
+            Shape::Known(CelValue::Map(map)) => {
+                map.map.get(&Key::String(key)).map_or(Shape::AtMost(Size::of(1)), Shape::Known)
+            }
+            other => Shape::AtMost(Size::of(other.size().weight)),
+        };
+        Some(Estimated { steps: of.steps.saturating_add(1), shape })
     }
 
     fn variable(&self, name: &str) -> Shape<'a> {
@@ -169,11 +187,6 @@ impl<'a> Estimate<'a> {
         let given: Vec<Estimated<'a>> =
             call.target.as_deref().into_iter().chain(&call.args).map(|part| self.of(part)).collect();
         let steps = given.iter().fold(1_u64, |sum, part| sum.saturating_add(part.steps));
-        let sizes: Vec<Size> = given.iter().map(|part| part.shape.size()).collect();
-        let all = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.weight));
-        let most = |of: fn(&Size) -> u64| sizes.iter().map(of).max().unwrap_or_default();
-        let largest =
-            Size { weight: most(|size| size.weight), length: most(|size| size.length), part: most(|size| size.part) };
         match call.func_name.as_str() {
             operators::LOGICAL_AND
             | operators::LOGICAL_OR
@@ -183,12 +196,7 @@ impl<'a> Estimate<'a> {
             | operators::GREATER_EQUALS
             | operators::LESS
             | operators::LESS_EQUALS => at_most(steps, Size::of(1)),
-            operators::CONDITIONAL => at_most(steps, largest),
-            operators::ADD => {
-                let length = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.length));
-                at_most(add(&[steps, all]), Size { weight: all, length, part: largest.part })
-            }
-            operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => {
+            operators::INDEX | operators::OPT_INDEX => {
                 // A value of a map may be larger than any of its keys.
                 let of = given.first().map(|of| of.shape);
                 let part = match of {
@@ -197,18 +205,25 @@ impl<'a> Estimate<'a> {
                 };
                 at_most(steps, Size::of(part))
             }
-            // They look through what they are given, and answer with a number or a truth.
-            operators::EQUALS
-            | operators::NOT_EQUALS
-            | operators::IN
-            | "contains"
-            | "startsWith"
-            | "endsWith"
-            | "size" => at_most(add(&[steps, all]), Size::of(1)),
-            // A pattern is a program that is run over each character of a text.
-            "matches" => at_most(add(&[steps, all.saturating_mul(BYTES as u64)]), Size::of(1)),
-            _ => at_most(add(&[steps, all, SCALAR_TEXT]), Size::of(add(&[all, SCALAR_TEXT]))),
+            name => looks_through(name, steps, &given),
         }
+    }
+
+    /// A list that is made of another, item by item.
+    fn gather(&mut self, call: &'a CallExpr) -> Estimated<'a> {
+        let [range, IdedExpr { expr: Expr::Ident(variable), .. }, parts @ ..] = call.args.as_slice() else {
+            return at_most(1, Size::of(1));
+        };
+        let range = self.of(range);
+        let over = range.shape.size();
+        self.bound.push((variable, Shape::AtMost(Size::of(over.part))));
+        let parts: Vec<Estimated> = parts.iter().map(|part| self.of(part)).collect();
+        self.bound.pop();
+        let made = parts.first().map_or(1, |made| made.shape.size().weight);
+        let each = parts.iter().fold(add(&[made, over.part, 1]), |sum, part| sum.saturating_add(part.steps));
+        let steps = add(&[range.steps, over.weight, over.length.saturating_mul(each)]);
+        let weight = add(&[1, over.length.saturating_mul(made)]);
+        at_most(steps, Size { weight, length: over.length, part: made })
     }
 
     fn comprehension(&mut self, of: &'a ComprehensionExpr) -> Estimated<'a> {
@@ -240,6 +255,30 @@ impl<'a> Estimate<'a> {
         let each = add(&[condition.steps, step.steps, gathered.weight, 1]);
         let steps = add(&[range.steps, start.steps, result.steps, over.length.saturating_mul(each)]);
         at_most(steps, result.shape.size())
+    }
+}
+
+/// A call that takes longer the larger is what it is given.
+fn looks_through<'a>(name: &str, steps: u64, given: &[Estimated]) -> Estimated<'a> {
+    let sizes: Vec<Size> = given.iter().map(|part| part.shape.size()).collect();
+    let all = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.weight));
+    let most = |of: fn(&Size) -> u64| sizes.iter().map(of).max().unwrap_or_default();
+    match name {
+        operators::CONDITIONAL => {
+            let (weight, length) = (most(|size| size.weight), most(|size| size.length));
+            at_most(steps, Size { weight, length, part: most(|size| size.part) })
+        }
+        operators::ADD => {
+            let length = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.length));
+            at_most(add(&[steps, all]), Size { weight: all, length, part: most(|size| size.part) })
+        }
+        // They look through what they are given, and answer with a number or a truth.
+        operators::EQUALS | operators::NOT_EQUALS | operators::IN | "contains" | "startsWith" | "endsWith" | "size" => {
+            at_most(add(&[steps, all]), Size::of(1))
+        }
+        // A pattern is a program that is run over each character of a text.
+        "matches" => at_most(add(&[steps, all.saturating_mul(BYTES as u64)]), Size::of(1)),
+        _ => at_most(add(&[steps, all, SCALAR_TEXT]), Size::of(add(&[all, SCALAR_TEXT]))),
     }
 }
 

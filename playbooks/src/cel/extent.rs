@@ -36,8 +36,8 @@ pub(super) fn of(source: &str) -> Extent {
                 now += 1;
             }
             b')' | b']' | b'}' => now = open.pop().unwrap_or_default(),
-            // What comes after it is within it, to the end of the bracket.
-            b'?' => now += 1,
+            // What comes after it is within it, to the end of the bracket; unless it says that a field may be missing.
+            b'?' if at == 0 || !matches!(bytes[at - 1], b'.' | b'[') => now += 1,
             b',' => now = open.last().map_or(0, |outside| outside + 1),
             _ => {}
         }
@@ -90,6 +90,7 @@ mod tests {
             ("- - a", 2),
             ("a ? b : c ? d : e", 2),
             ("[a ? b : c, d ? e : f]", 2),
+            ("a.?b.?c[?0]", 1),
         ] {
             assert_eq!(of(source).depth, depth, "{source}");
         }

@@ -180,3 +180,88 @@ fn chains_that_would_use_up_the_stack_are_refused_before_they_are_parsed() {
     }
     let _ = compile(&format!("finding{}", ".a".repeat(MAX_OPERATORS))).unwrap().evaluate(&scope());
 }
+
+#[test]
+fn a_field_of_what_has_none_is_an_error_and_never_false() {
+    for source in ["finding.rule.name", "finding.count.name == false", "finding.tags.first", "!finding.rule.name"] {
+        let value = compile(source).unwrap().evaluate(&scope());
+        assert!(matches!(value, Err(EvaluationError::Failed { .. })), "{source}: {value:?}");
+    }
+}
+
+#[test]
+fn a_field_that_may_be_missing_has_a_default_or_is_null() {
+    for (source, expected) in [
+        ("finding.?rule", json!("Reverse shell")),
+        ("finding.?nothing", Value::Null),
+        ("finding.?nothing.further", Value::Null),
+        ("finding.?nothing.orValue('x')", json!("x")),
+        ("finding.?rule.orValue('x')", json!("Reverse shell")),
+        ("finding.tags[?1]", json!("b")),
+        ("finding.tags[?7].orValue('none')", json!("none")),
+        ("finding[?'rule'].hasValue()", json!(true)),
+        ("has(finding.nothing) ? finding.nothing : 3", json!(3)),
+    ] {
+        assert_eq!(compile(source).unwrap().evaluate(&scope()).unwrap(), expected, "{source}");
+    }
+    assert_eq!(compile("steps.?later").unwrap_err(), CompileError::UnknownStep("later".into()));
+    assert!(matches!(compile("finding.rule.?name").unwrap().evaluate(&scope()), Err(EvaluationError::Failed { .. })));
+}
+
+#[test]
+fn lists_are_made_of_lists_and_of_the_keys_of_maps() {
+    let scope = scope().with("steps", &json!({"a": {"n": 1}, "b": {"n": 2}}));
+    let names = Names { variables: vec!["finding", "steps"], steps: ["a".to_owned(), "b".to_owned()].into() };
+    for (source, expected) in [
+        ("finding.tags.map(t, t + finding.rule)", json!(["aReverse shell", "bReverse shell"])),
+        ("finding.tags.filter(t, t != 'a')", json!(["b"])),
+        ("finding.tags.map(t, t != 'a', t + t)", json!(["bb"])),
+        ("finding.tags.map(t, finding.tags.filter(u, u != t))", json!([["b"], ["a"]])),
+        ("[1, 2, 3].filter(n, n > 1).map(n, n * 2)", json!([4, 6])),
+        ("{'k': 1}.map(k, k)", json!(["k"])),
+        ("[].map(t, t)", json!([])),
+        ("size(steps.map(s, s)) == 2", json!(true)),
+    ] {
+        let compiled = Expression::compile(source, &names).unwrap();
+        assert_eq!(compiled.evaluate(&scope).unwrap(), expected, "{source}");
+    }
+    for source in ["finding.rule.map(t, t)", "finding.tags.filter(t, t)", "finding.tags.map(t, t.nope)"] {
+        assert!(compile(source).unwrap().evaluate(&scope).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn a_long_list_is_made_item_by_item() {
+    let made = compile("finding.tags.map(t, {'name': t, 'again': t + t}).filter(m, m.name != 'word-7')").unwrap();
+    assert_eq!(made.evaluate(&long(5000)).unwrap().as_array().map(Vec::len), Some(4999));
+}
+
+fn of_item(source: &str) -> Result<Expression, CompileError> {
+    Expression::compile(source, &Names::of(&["finding", "item"]))
+}
+
+#[test]
+fn a_session_gives_the_same_values_and_an_inner_one_more() {
+    let outer = Session::over(scope());
+    let inner = outer.with("item", &json!({"n": 2}));
+    let mut budget = Budget::of(1000);
+    let compiled = of_item("finding.tags.map(t, t + string(item.n))").unwrap();
+    assert_eq!(inner.evaluate(&compiled, &mut budget).unwrap(), json!(["a2", "b2"]));
+    assert!(outer.evaluate(&compiled, &mut budget).is_err(), "the outer one has no such variable");
+    assert_eq!(inner.is_true(&of_item("item.n == 2").unwrap(), &mut budget), Ok(true));
+}
+
+#[test]
+fn all_evaluations_of_a_session_together_have_a_bound() {
+    let session = Session::over(long(2000));
+    let mut budget = Budget::of(100_000);
+    let compiled = compile("'word-7' in finding.tags").unwrap();
+    let evaluated = (0..1000).take_while(|_| session.evaluate(&compiled, &mut budget).is_ok()).count();
+    assert!((10..100).contains(&evaluated), "{evaluated}");
+    assert_eq!(session.evaluate(&compiled, &mut budget), Err(EvaluationError::BudgetSpent));
+    let mut other = Budget::of(1000);
+    for _ in 0..100 {
+        let small = session.with("item", &json!({"n": 1}));
+        small.evaluate(&of_item("item.n").unwrap(), &mut other).expect("what isn't looked at costs nothing");
+    }
+}

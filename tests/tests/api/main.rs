@@ -177,6 +177,24 @@ refused!(
     "give one of webhook and watch"
 );
 refused!(
+    a_source_with_a_format_and_a_mapping_is_refused,
+    "Source",
+    json!({ "format": "falco", "mapping": { "rule": "item.r" }, "webhook": { "bearerToken": { "secret": { "name": "s", "key": "k" } } } }),
+    "give one of format and mapping"
+);
+refused!(
+    a_source_with_neither_a_format_nor_a_mapping_is_refused,
+    "Source",
+    json!({ "webhook": { "bearerToken": { "secret": { "name": "s", "key": "k" } } } }),
+    "give one of format and mapping"
+);
+refused!(
+    a_mapping_without_a_rule_is_refused,
+    "Source",
+    json!({ "mapping": { "severity": "item.s" }, "webhook": { "bearerToken": { "secret": { "name": "s", "key": "k" } } } }),
+    "spec.mapping.rule: Required value"
+);
+refused!(
     a_source_that_watches_what_is_posted_is_refused,
     "Source",
     json!({ "format": "falco", "watch": {} }),

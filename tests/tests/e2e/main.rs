@@ -10,6 +10,7 @@ mod episodes;
 mod follow_ups;
 mod guardrails;
 mod guards;
+mod mapping;
 mod playbooks;
 mod restart;
 mod rights;

@@ -384,17 +384,21 @@ tencent-tcss, tetragon, trivy, trivy-operator.
 Examples:
   kubectl quell source test --format falco alerts.jsonl
   trivy image -f json registry.example/shop:1.4 | kubectl quell source test --format trivy -
-  kubectl quell source test --format trivy-operator report.yaml";
+  kubectl quell source test --format trivy-operator report.yaml
+  kubectl quell source test --mapping source.yaml what-it-posts.json";
 
 #[derive(Args, Clone, Debug)]
 pub struct SourceTest {
     /// What the files are
-    #[arg(long, value_parser = format)]
-    pub format: Format,
+    #[arg(long, value_parser = format, required_unless_present = "mapping")]
+    pub format: Option<Format>,
+    /// In place of a format: a file with a Source, whose spec.mapping reads the files
+    #[arg(long, value_name = "SOURCE.yaml", conflicts_with_all = ["format", "data_format"])]
+    pub mapping: Option<PathBuf>,
     /// What is in CloudEvents whose type doesn't tell
     #[arg(long, value_parser = format, value_name = "FORMAT")]
     pub data_format: Option<Format>,
-    /// Name of the Source in the findings; default: the format
+    /// Name of the Source in the findings; default: the format, or the Source's own
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
     /// Files (JSON, JSON lines or YAML, also packed by gzip); - for standard input

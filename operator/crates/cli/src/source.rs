@@ -1,13 +1,16 @@
 //! `source test`: what findings the output of a tool would make.
 
+mod mapping;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
-use quell_crds::v1alpha1::{Finding, FindingStatus};
-use quell_ingest::{Delivery, Unreadable, finding, place_without_cluster, receive};
+use quell_crds::v1alpha1::{Finding, FindingStatus, Format};
+use quell_ingest::{Delivery, Signal, Unreadable, finding, place_without_cluster, receive};
+use quell_playbooks::mapping::Mapping;
 use serde_json::Value;
 
 use crate::flags::{Connect, SourceTest};
@@ -19,8 +22,46 @@ const FALLBACK: &str = "quell";
 /// Most bytes of a file, unpacked.
 const LARGEST: u64 = 256 << 20;
 
+/// How the files are read.
+enum Reads {
+    Format { format: Format, data_format: Option<Format> },
+    Mapping { mapping: Box<Mapping>, source: String },
+}
+
+impl Reads {
+    fn of(of: &SourceTest) -> Result<Self, CliError> {
+        match (&of.mapping, of.format) {
+            (Some(path), _) => {
+                let (mapping, name) = mapping::read(path)?;
+                Ok(Self::Mapping { mapping: Box::new(mapping), source: of.source.clone().unwrap_or(name) })
+            }
+            (None, Some(format)) => Ok(Self::Format { format, data_format: of.data_format }),
+            (None, None) => Err(CliError::Usage("give one of --format and --mapping".to_owned())),
+        }
+    }
+
+    /// The name of the Source where none is given.
+    fn source(&self) -> String {
+        match self {
+            Self::Format { format, .. } => format.to_string(),
+            Self::Mapping { source, .. } => source.clone(),
+        }
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
+        match self {
+            Self::Format { format, data_format } => {
+                receive(&Delivery { data_format: *data_format, ..Delivery::new(*format, body) })
+                    .map(|received| received.signals)
+            }
+            Self::Mapping { mapping, source } => quell_ingest::map(mapping, source, &[], body),
+        }
+    }
+}
+
 pub fn run(of: &SourceTest, connect: &Connect, io: &mut Io) -> Result<Exit, CliError> {
-    let source = of.source.clone().unwrap_or_else(|| of.format.to_string());
+    let reads = Reads::of(of)?;
+    let source = of.source.clone().unwrap_or_else(|| reads.source());
     let fallback = connect.namespace.as_deref().unwrap_or(FALLBACK);
     let mut exit = Exit::Ok;
     for path in &of.files {
@@ -39,10 +80,9 @@ pub fn run(of: &SourceTest, connect: &Connect, io: &mut Io) -> Result<Exit, CliE
         let mut made = Made::default();
         let several = bodies.len() > 1;
         for (i, body) in bodies.iter().enumerate() {
-            let delivery = Delivery { data_format: of.data_format, ..Delivery::new(of.format, body) };
-            match receive(&delivery) {
-                Ok(received) => {
-                    for signal in received.signals.iter().filter(|signal| !signal.resolved) {
+            match reads.read(body) {
+                Ok(signals) => {
+                    for signal in signals.iter().filter(|signal| !signal.resolved) {
                         made.add(finding(&source, signal, &place_without_cluster(signal), fallback));
                     }
                 }

@@ -181,3 +181,61 @@ async fn wrong_usage_ends_with_2_and_help_with_0() {
     let (exit, out, _) = quell(&["version"], "").await;
     assert_eq!((exit, out), (Exit::Ok, format!("kubectl-quell {}\n", env!("CARGO_PKG_VERSION"))));
 }
+
+const MAPPING: &str = "\
+apiVersion: quell.dev/v1alpha1
+kind: Source
+metadata: {name: acme}
+spec:
+  webhook: {bearerToken: {secret: {name: acme, key: token}}}
+  mapping:
+    forEach: body.violations
+    rule: item.check
+    severity: item.level
+    message: item.?text
+    target: {namespace: item.ns, name: item.pod}
+    fingerprint: [item.check]
+";
+
+#[tokio::test]
+async fn a_mapping_of_ones_own_reads_any_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("source.yaml").display().to_string();
+    std::fs::write(&path, MAPPING).unwrap();
+    let body = r#"{"violations": [{"check": "root-user", "level": "sev2", "ns": "shop", "pod": "web-1", "text": "runs as root"}]}"#;
+    let (exit, out, err) = quell(&["source", "test", "--mapping", &path, "-"], body).await;
+    assert_eq!((exit, err.as_str()), (Exit::Ok, ""));
+    let finding: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&finding["spec"]["source"], &finding["spec"]["severity"]),
+        (&Value::from("acme"), &Value::from("High"))
+    );
+    assert_eq!(
+        (&finding["metadata"]["namespace"], &finding["spec"]["target"]["kind"]),
+        (&Value::from("shop"), &Value::from("Pod"))
+    );
+    let (exit, out, err) = quell(&["source", "test", "--mapping", &path, "-"], &body.replace("sev2", "spicy")).await;
+    assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
+    assert!(err.starts_with("standard input: item 0, severity: `spicy` is no severity"), "{err}");
+}
+
+#[tokio::test]
+async fn a_mapping_that_can_not_be_used_is_said_with_its_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("source.yaml").display().to_string();
+    for (from, to, said) in [
+        ("item.check\n    severity", "item.check +\n    severity", "spec.mapping.rule: "),
+        ("severity:", "severty:", "spec.mapping.severty: there is no such field"),
+        ("item.pod", "pod.name", "spec.mapping.target.name: "),
+        ("kind: Source", "kind: Pod", "one document of quell.dev and kind Source was expected"),
+        ("  mapping:", "  format: falco\n  mapping:", "spec: give one of format and mapping"),
+    ] {
+        let changed = MAPPING.replacen(from, to, 1);
+        assert_ne!(changed, MAPPING);
+        std::fs::write(&path, changed).unwrap();
+        let (exit, _, err) = quell(&["source", "test", "--mapping", &path, "-"], "{}").await;
+        assert!(exit == Exit::Failed && err.contains(&format!("{path}: {said}")), "{err}");
+    }
+    let (exit, ..) = quell(&["source", "test", "--mapping", &path, "--format", "falco", "-"], "{}").await;
+    assert_eq!(exit, Exit::Usage);
+}

@@ -6,7 +6,7 @@
 //! the reason where it isn't that tool's report at all.
 //!
 //! Three steps: a format's module reads a body ([`receive`]), the operator finds what each signal is about in the cluster, and [`finding`]
-//! makes the object. What a reader can't know from the body alone and has to be asked for elsewhere is a [`FollowUp`].
+//! makes the object. For what has no format there is the mapping of a Source ([`map`]). What a reader can't know from the body alone and has to be asked for elsewhere is a [`FollowUp`].
 
 // Tests hand on what `json!` makes, and list many cases.
 #![cfg_attr(test, allow(clippy::needless_pass_by_value, clippy::too_many_lines))]
@@ -38,6 +38,7 @@ mod kubearmor;
 mod kubernetes;
 mod kubescape;
 mod lenient;
+mod mapping;
 mod ocsf;
 mod policy_controller;
 mod policyreport;
@@ -60,6 +61,7 @@ pub use delivery::{Delivery, FollowUp, Received};
 pub use finding::{LARGEST_FINDING, News, Place, finding, is_same_problem, news, place_without_cluster};
 pub use harbor::with_list as with_harbor_list;
 pub use image::{ImageRef, normalize_image};
+pub use mapping::map;
 pub use signal::{About, Signal};
 pub use unreadable::Unreadable;
 

@@ -22,6 +22,12 @@ impl Unreadable {
         Self { at: at.into(), problem: bound::cut(&problem, ECHO) }
     }
 
+    /// Reading it came to no end.
+    #[must_use]
+    pub fn broke_off(error: &impl std::fmt::Display) -> Self {
+        Self::new("the body", format!("reading it broke off: {error}"))
+    }
+
     /// What serde_json has to say, without the position that it appends and we name ourselves.
     pub(crate) fn json(error: &serde_json::Error) -> Self {
         use serde_json::error::Category;

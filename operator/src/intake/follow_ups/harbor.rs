@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::fetch::{FetchError, fetch};
 use super::{FollowUps, Kind, Outcome, Tool};
+use crate::intake::reads::Reads;
 use crate::intake::sources::Known;
 
 /// For all that one event asks for, with waiting for a turn.
@@ -44,7 +45,7 @@ impl FollowUps {
         }
         let Some(Ok(tool)) = &source.harbor else {
             // Tencent's registry says the same as Harbor, and has another API.
-            if source.reads.format != Format::TencentTcr {
+            if source.reads.as_ref().ok().and_then(Reads::format) != Some(Format::TencentTcr) {
                 let message = "Harbor's webhook counts vulnerabilities and doesn't list them, so the Findings have the counts alone: give spec.harbor.url to have the lists fetched";
                 self.told(source, Kind::Harbor, Outcome::Unset, message);
             }
