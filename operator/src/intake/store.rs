@@ -11,7 +11,7 @@ use kube::api::{Api, PartialObjectMeta, PostParams};
 use kube::core::Request;
 use kube::runtime::reflector::ObjectRef;
 use quell_crds::names::field_managers;
-use quell_crds::v1alpha1::{Finding, FindingStatus};
+use quell_crds::v1alpha1::{Finding, FindingSpec, FindingStatus};
 use quell_ingest::{News, news};
 use quell_spool::Sequence;
 use tokio::task::JoinError;
@@ -166,7 +166,7 @@ impl Intake {
             let now = Utc::now();
             // Contained beside the writing, as what is reported for the first time.
             self.begin_containment(&as_it_will_be(known, finding, now));
-            let there = news != News::Worse || self.folder.rewrite(finding, News::Worse).await?;
+            let there = news == News::Nothing || self.folder.rewrite(finding, news).await?;
             there && (!over || self.folder.reopen(finding, now).await?)
         } else {
             true
@@ -295,7 +295,17 @@ impl Intake {
 /// A Finding that is there, once what is reported of it now is written.
 fn as_it_will_be(known: &Finding, reported: &Finding, now: DateTime<Utc>) -> Finding {
     let mut finding = known.clone();
-    finding.spec.severity = reported.spec.severity.max(known.spec.severity);
+    if news(&known.spec, &reported.spec) != News::Nothing {
+        let says = reported.spec.clone();
+        finding.spec = FindingSpec {
+            severity: says.severity,
+            message: says.message,
+            vulnerabilities: says.vulnerabilities,
+            vulnerability_counts: says.vulnerability_counts,
+            details: says.details,
+            ..finding.spec
+        };
+    }
     if let Some(status) = finding.status.as_mut().filter(|status| status.is_resolved()) {
         status.reopen(now);
     }

@@ -4,15 +4,16 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use quell_crds::conditions::ConditionType;
-use quell_crds::v1alpha1::{Finding, FindingState, Phase, Remediation, Severity};
+use quell_crds::v1alpha1::{Finding, FindingState, Phase, Remediation, Severity, Source};
 use quell_tests::fixtures::{PodCarrier as _, deployment};
 use quell_tests::operator::Answer;
-use quell_tests::wait;
+use quell_tests::{ControlPlane, crds, trivy_operator, wait};
 use serde_json::{Value, json};
 
-use crate::support::{Bed, DEADLINE, condition, is_quarantined, quarantine};
+use crate::support::{Bed, DEADLINE, apply, condition, is_quarantined, quarantine};
 
 /// A notification as Alertmanager sends it, about a pod of this namespace.
 fn notification(bed: &Bed, pod: &str, status: &str, severity: &str) -> Value {
@@ -301,5 +302,70 @@ async fn a_report_without_vulnerabilities_ends_the_findings_of_all_workloads_tha
     let answer = bed.operator.post("trivy", &report(json!([]))).await?;
     assert_eq!(answer.status, 200, "{}", answer.body);
     all_are(FindingState::Resolved).await?;
+    bed.finish().await
+}
+
+/// A VulnerabilityReport of the shop's pods, with these vulnerabilities.
+fn vulnerability_report(bed: &Bed, replica_set: &str, severities: &[&str]) -> Value {
+    let one = |(number, severity): (usize, &&str)| {
+        json!({
+            "vulnerabilityID": format!("CVE-2026-{number}"), "resource": "openssl", "installedVersion": "3.0.1",
+            "fixedVersion": "3.0.2", "severity": severity, "title": "a test", "score": 7.5,
+        })
+    };
+    json!({
+        "apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "VulnerabilityReport",
+        "metadata": { "name": format!("replicaset-{replica_set}-app"), "labels": {
+            "trivy-operator.container.name": "app", "trivy-operator.resource.kind": "ReplicaSet",
+            "trivy-operator.resource.name": replica_set, "trivy-operator.resource.namespace": bed.name(),
+        }},
+        "report": {
+            "updateTimestamp": "2026-01-01T00:00:00Z", "scanner": { "name": "Trivy", "vendor": "Aqua Security", "version": "0.70.0" },
+            "registry": { "server": "registry.example" }, "artifact": { "repository": "shop", "tag": "1.0" },
+            "summary": { "criticalCount": 0, "highCount": 0, "mediumCount": 0, "lowCount": 0, "unknownCount": 0 },
+            "vulnerabilities": severities.iter().enumerate().map(one).collect::<Vec<_>>(),
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_watched_report_that_changes_changes_its_finding_and_one_that_is_clean_ends_it() -> Result<()> {
+    let bed = Bed::new("watched").await?;
+    crds::install_these(ControlPlane::shared().await?, vec![trivy_operator::vulnerability_reports()?]).await?;
+    let sources: Api<Source> = Api::all(bed.namespace.client().clone());
+    apply(&sources, "Source", "trivy-operator", &json!({ "format": "trivy-operator", "watch": {} })).await?;
+    let pod = bed.shop("registry.example/shop:1.0").await?;
+    let owner = pod.owner_references().first().expect("a ReplicaSet").name.clone();
+    let kind = GroupVersionKind::gvk("aquasecurity.github.io", "v1alpha1", "VulnerabilityReport");
+    let reports: Api<DynamicObject> =
+        Api::namespaced_with(bed.namespace.client().clone(), bed.name(), &ApiResource::from_gvk(&kind));
+    let report = async |severities: &[&str]| {
+        let report = vulnerability_report(&bed, &owner, severities);
+        let name = report["metadata"]["name"].as_str().unwrap_or_default();
+        reports.patch(name, &PatchParams::apply("trivy-operator").force(), &Patch::Apply(&report)).await
+    };
+    let finding_is = async |what: &str, is: &dyn Fn(&Finding) -> bool| {
+        wait::eventually(DEADLINE, what, async || {
+            let all = bed.findings().list(&ListParams::default()).await?.items;
+            ensure!(all.len() <= 1, "there are {}", all.len());
+            Ok(all.into_iter().find(|finding| is(finding)))
+        })
+        .await
+    };
+    report(&["HIGH"]).await?;
+    let found = finding_is("found", &|finding| finding.spec.vulnerabilities.len() == 1).await?;
+    assert_eq!(found.spec.severity, Severity::High);
+    report(&["CRITICAL", "LOW"]).await?;
+    let worse = finding_is("worse", &|finding| finding.spec.severity == Severity::Critical).await?;
+    assert_eq!(worse.spec.vulnerabilities.len(), 2);
+    report(&["LOW"]).await?;
+    finding_is("better", &|finding| finding.spec.severity == Severity::Low).await?;
+    report(&[]).await?;
+    bed.finding_in(&found.name_any(), FindingState::Resolved).await?;
+    // As bad as before, and other ones: what comes back says what is there now.
+    report(&["LOW", "LOW"]).await?;
+    let back = bed.finding_in(&found.name_any(), FindingState::Open).await?;
+    assert_eq!(back.spec.vulnerabilities.len(), 2);
+    assert_eq!(back.status.map(|status| status.episode), Some(2));
     bed.finish().await
 }
