@@ -115,6 +115,10 @@ impl Bed {
 
     async fn another_than(&self, before: &str) -> Result<()> {
         wait::eventually(PATIENCE, "another replica holds the Lease", async || {
+            // The one that is to take over may have lost the Lease a moment before, and ended.
+            for replica in &self.replicas {
+                replica.keep_running()?;
+            }
             let holder = self.holder().await?;
             Ok((!holder.is_empty() && holder != before).then_some(()))
         })
