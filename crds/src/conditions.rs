@@ -58,8 +58,10 @@ pub enum Reason {
     RightsMissing,
     /// A Secret, or the key in it, doesn't exist.
     SecretMissing,
-    /// The kind that a Source watches isn't served by this cluster.
+    /// No kind that a Source watches is served by this cluster.
     KindNotServed,
+    /// What a Source watches is read as it comes.
+    Watching,
     /// What a tool asks to be fetched or confirmed was not.
     NotFetched,
     /// The subscription of a Source's SNS topic was confirmed.

@@ -33,6 +33,9 @@ pub const FINDING: &str = "quell.dev/finding";
 pub const PROBE: &str = "quell.dev/probe";
 /// Annotation of a Finding: which report made it. By it that report, delivered again after a crash, is known not to be a repeat.
 pub const REPORT: &str = "quell.dev/report";
+/// Annotation of a Finding that a watch made: the object that it comes from, as `Kind.group/namespace/name`. When neither that nor another
+/// object reports it any more, it is over.
+pub const REPORTED_BY: &str = "quell.dev/reported-by";
 /// Annotation of a playbook, and of a Finding that was written by hand: who wrote it. The API server takes no other name than that of
 /// whoever writes it.
 pub const AUTHOR: &str = "quell.dev/author";

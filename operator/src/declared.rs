@@ -24,7 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::caches::{Caches, Notice};
 use crate::engine::{Library, status_parameters};
 use crate::guardrails::Watched;
-use crate::intake;
+use crate::intake::{self, Watching};
 use crate::reviews::{AGAIN_WHERE_MISSING, Reviews};
 
 /// Writes the statuses.
@@ -41,6 +41,8 @@ pub struct Declared {
     pub guardrails: Arc<Watched>,
     /// What is known of the rights of playbooks.
     pub reviews: Arc<Reviews>,
+    /// How the watches of Sources go.
+    pub watching: Arc<Watching>,
     /// Is told when a playbook has its rights, or has them no more.
     pub notices: UnboundedSender<Notice>,
 }
@@ -146,33 +148,19 @@ impl Declared {
         }
     }
 
-    /// Sources. Gives back whether one must be looked at again, for the tool that it watches may be installed later.
-    pub async fn report_sources(&self) -> bool {
-        let mut again = false;
+    /// Sources.
+    pub async fn report_sources(&self) {
         for source in self.caches.sources.state() {
             let mut judged = intake::judge(&source, &self.caches);
-            let watched = source.spec.format.filter(|_| source.spec.watch.is_some());
-            let served = match watched {
-                Some(format) => intake::is_served(&self.client, format).await,
-                None => Ok(true),
-            };
-            match served {
-                Ok(true) => {}
-                Ok(false) => {
-                    again = true;
-                    let kind = "its kind is not served by this cluster: is the tool installed? It is looked for again";
-                    judged = (Status::False, Reason::KindNotServed, kind.to_owned());
-                }
-                Err(error) => {
-                    again = true;
-                    judged = (Status::Unknown, Reason::ApiUnavailable, error.to_string());
-                }
+            if judged.0 == Status::True && source.spec.watch.is_some() {
+                // Told as soon as it is known which kinds are served.
+                let Some(watched) = self.watching.judge(&source.name_any()) else { continue };
+                judged = watched;
             }
             let conditions = source.status.clone().unwrap_or_default().conditions;
             let api: Api<Source> = Api::all(self.client.clone());
             self.write(&api, &*source, &conditions, judged, json!({})).await;
         }
-        again
     }
 
     /// Secrets of ClusterChannels are in Quell's own namespace, which is watched.

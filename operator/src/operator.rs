@@ -44,8 +44,6 @@ const ORDERLY: Duration = Duration::from_secs(20);
 /// How long the end of a leader waits for effects that are under way, before it gives the Lease up: nobody leads meanwhile. What takes longer
 /// is taken up by the next leader, as after a crash.
 const HAND_OVER: Duration = Duration::from_secs(3);
-/// Sources whose tool isn't installed yet are looked at again after this.
-const SOURCES_AGAIN: Duration = Duration::from_secs(15);
 
 /// Why the controller ended, other than as it was told.
 #[derive(Debug, Error)]
@@ -197,6 +195,7 @@ async fn run_until(
         recorder: recorder.clone(),
         guardrails: watched.clone(),
         reviews,
+        watching: Arc::default(),
         notices: declare,
     });
     tasks.spawn(keep_up(
@@ -338,6 +337,14 @@ async fn lead(
     intake.lead(engine.clone());
     let watched = Arc::new(Notify::new());
     let accepted = declared.clone();
+    let shared = intake::Shared {
+        client: engine.client.clone(),
+        caches: caches.clone(),
+        intake,
+        metrics: engine.metrics.clone(),
+        recorder: engine.recorder.clone(),
+        watching: declared.watching.clone(),
+    };
     tokio::join!(
         drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
         drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
@@ -368,7 +375,7 @@ async fn lead(
         ),
         keep_guardrails_reported(declared.clone(), changed.clone(), end.clone()),
         keep_sources_reported(declared, changed.clone(), watched.clone(), end.clone()),
-        intake::watch_sources(engine.client.clone(), caches, intake, engine.metrics.clone(), watched, end),
+        intake::watch_sources(shared, watched, end),
     );
 }
 
@@ -401,17 +408,11 @@ async fn keep_sources_reported(
 ) {
     loop {
         tokio::select! {
-            () = changed.sources.notified() => {}
+            () = changed.sources.notified() => watched.notify_one(),
+            () = declared.watching.changed.notified() => {}
             () = end.cancelled() => return,
         }
-        watched.notify_one();
-        if declared.report_sources().await {
-            let changed = changed.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(SOURCES_AGAIN).await;
-                changed.sources.notify_one();
-            });
-        }
+        declared.report_sources().await;
     }
 }
 

@@ -36,6 +36,7 @@ pub mod proxy;
 pub mod requests;
 pub mod trivy_operator;
 pub mod wait;
+pub mod watched;
 
 pub use binaries::{Binaries, Tool};
 pub use control_plane::{ControlPlane, Options};

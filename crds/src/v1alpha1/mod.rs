@@ -43,7 +43,7 @@ pub use source::{
     Basic, BearerToken, CertificateAuthority, ClairNotifier, ClientCertificate, ConfigMapKey, Format, HarborApi, Hmac,
     HmacAlgorithm, HmacEncoding, HmacTimestamp, MappingTarget, PreSharedKey, ServiceAccountName, ServiceAccountToken,
     SnsTopic, Source, SourceLimits, SourceMapping, SourceNamespaces, SourceSpec, SourceStatus, SourceWatch,
-    SourceWebhook,
+    SourceWebhook, WatchedKind,
 };
 pub use step::{OnFailure, Retry, Step, StepKind};
 pub use suppression::{

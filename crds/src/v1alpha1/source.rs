@@ -44,7 +44,9 @@ pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.webhook) != has(self.watch)").message("give one of webhook and watch"))]
 #[x_kube(validation = Rule::new("has(self.format) != has(self.mapping)").message("give one of format and mapping"))]
-#[x_kube(validation = Rule::new("!has(self.watch) || (has(self.format) && self.format == 'trivy-operator')").message("of the formats only trivy-operator is watched; the others are posted to a webhook"))]
+#[x_kube(validation = Rule::new("!has(self.watch) || has(self.mapping) || (has(self.format) && self.format in ['gatekeeper', 'k8s-events', 'kubescape', 'openreports', 'policyreport', 'trivy-operator'])").message("of the formats gatekeeper, k8s-events, kubescape, openreports, policyreport and trivy-operator are watched; the others are posted to a webhook"))]
+#[x_kube(validation = Rule::new("!has(self.watch) || has(self.mapping) == (has(self.watch.resources) && size(self.watch.resources) > 0)").message("a mapping that watches names the kinds in watch.resources; a format knows its own"))]
+#[x_kube(validation = Rule::new("!has(self.watch) || !has(self.watch.reasons) || size(self.watch.reasons) == 0 || (has(self.format) && self.format == 'k8s-events')").message("watch.reasons chooses Events: it is for the format k8s-events"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || (has(self.format) && self.format == 'cloudevents')").message("dataFormat says what CloudEvents carry: it is for the format cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.dataFormat) || self.dataFormat != 'cloudevents'").message("dataFormat is another format than cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && has(self.format) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
@@ -179,10 +181,39 @@ impl fmt::Display for Format {
     }
 }
 
-/// Which objects are watched: those of the format, in every namespace.
+/// Which objects are watched, in every namespace: those of the format, or of the kinds that are named. A kind may come and go; what it has is read
+/// once it is served. A Finding is over when no object reports it any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SourceWatch {}
+pub struct SourceWatch {
+    /// With a mapping: the kinds whose objects it reads. Quell needs the right to get, list and watch them: by a ClusterRole with the label
+    /// `quell.dev/aggregate-to-sources: "true"`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub resources: Vec<WatchedKind>,
+    /// For k8s-events: the reasons of the Events that become Findings, such as `FailedCreate`. Default: what admission turned away, Pod
+    /// Security's violations among it, and what policy engines tell by Events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
+    pub reasons: Vec<String>,
+}
+
+/// A kind of another tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchedKind {
+    /// API group, such as `acme.example`; empty for Kubernetes' core.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub group: String,
+    /// Version. Default: the one that the API server prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub version: Option<String>,
+    /// Kind, such as `Violation`.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+}
 
 /// Whether a Source can be used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -28,7 +28,7 @@ pub use fold::Folder;
 pub use follow_ups::FollowUps;
 pub use server::{ServeError, Server, listen, serve};
 pub use sources::{Sources, judge, secret_value};
-pub use watch::{is_served, watch_sources};
+pub use watch::{Shared, Watching, watch_sources};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,7 +227,6 @@ impl Intake {
     /// Ends Findings whose reports are no longer there, as when the object that was watched is deleted: each becomes `Resolved`. One that is
     /// ended already, or isn't there any more, stays as it is. What another object still reports must not be among them: ended, it would come
     /// back as a new episode. The answer is how many were ended by this.
-    #[expect(dead_code, reason = "for watches, which end what the watched object no longer says")]
     pub async fn resolve(&self, findings: &[ObjectRef<Finding>]) -> Result<usize, IntakeError> {
         let ended = findings.iter().map(|finding| {
             let key = (finding.namespace.clone().unwrap_or_default(), finding.name.clone());

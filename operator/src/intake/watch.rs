@@ -1,139 +1,199 @@
-//! Sources that are watched: the objects of another tool, read as they come.
+//! Sources that are watched: the objects of other tools, read as they come, whether their kinds are served now or later.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod catalog;
+mod follower;
+mod kinds;
+mod ledger;
+mod state;
+
+pub use follower::Shared;
+pub use state::Watching;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use kube::api::{Api, DynamicObject};
-use kube::core::{ApiResource, GroupVersionKind};
+use futures::stream::{BoxStream, StreamExt as _};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::api::{Api, PartialObjectMeta};
+use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
-use kube::{Client, ResourceExt as _};
-use quell_crds::v1alpha1::Format;
+use kube::{Resource, ResourceExt as _};
+use quell_crds::v1alpha1::Source;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::caches::Caches;
-use crate::intake::server::outcome;
-use crate::intake::{Again, Intake};
-use crate::metrics::Metrics;
+use crate::intake::reads::Reads;
+use crate::intake::watch::catalog::Catalog;
+use crate::intake::watch::follower::Follower;
+use crate::intake::watch::kinds::{Manner, Wanted, wanted};
+use crate::intake::watch::ledger::Ledger;
+use crate::intake::watch::state::State;
 
-/// A report that could not be stored is tried again after this.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Discovery is asked again after this for what is defined and not served yet.
+const SOON: Duration = Duration::from_secs(1);
 
-/// Keeps one watch for each Source that asks for one; `changed` says that Sources have changed. Only the leader does this: a report has one
-/// reader.
-pub async fn watch_sources(
-    client: Client,
-    caches: Arc<Caches>,
-    intake: Arc<Intake>,
-    metrics: Metrics,
-    changed: Arc<Notify>,
-    end: CancellationToken,
-) {
-    let mut open: HashMap<String, AbortHandle> = HashMap::new();
+/// Keeps a watch for each kind of each Source that asks for one, from the moment that it is served to the moment that it isn't any more;
+/// `changed` says that Sources have changed. Only the leader does this: a report has one reader.
+pub async fn watch_sources(shared: Shared, changed: Arc<Notify>, end: CancellationToken) {
+    let mut definitions = metadata::<CustomResourceDefinition>(&shared);
+    let mut services = metadata::<APIService>(&shared);
+    let mut watches = Watches { shared, catalog: Catalog::default(), open: HashMap::new(), ledgers: HashMap::new() };
+    let mut listed: HashSet<String> = HashSet::new();
+    // Before they are listed, a definition that isn't known yet would look like one that is gone.
+    let mut known = false;
+    let mut again: Option<Instant> = None;
     loop {
-        let wanted: Vec<(String, Format)> = caches
-            .sources
-            .state()
-            .iter()
-            .filter(|source| source.spec.watch.is_some())
-            .filter_map(|source| Some((source.name_any(), source.spec.format?)))
-            .collect();
-        open.retain(|name, task| {
-            let keep = wanted.iter().any(|(wanted, _)| wanted == name);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for (name, format) in wanted {
-            let (client, intake, metrics) = (client.clone(), intake.clone(), metrics.clone());
-            open.entry(name.clone()).or_insert_with(|| {
-                tokio::spawn(async move { follow(client, &name, format, &intake, &metrics).await }).abort_handle()
-            });
-        }
+        let at = again.unwrap_or_else(Instant::now);
         tokio::select! {
             () = changed.notified() => {}
+            event = definitions.next() => match event {
+                None => return,
+                Some(Ok(Event::Init)) => listed.clear(),
+                Some(Ok(Event::InitApply(one))) => {
+                    watches.catalog.is_defined(&one.name_any());
+                    listed.insert(one.name_any());
+                }
+                Some(Ok(Event::InitDone)) => {
+                    watches.catalog.are_defined(&listed);
+                    known = true;
+                }
+                Some(Ok(Event::Apply(one))) => watches.catalog.is_defined(&one.name_any()),
+                Some(Ok(Event::Delete(one))) => watches.catalog.is_defined_no_more(&one.name_any()),
+                Some(Err(error)) => tracing::warn!(%error, "CustomResourceDefinitions can't be followed; tried again"),
+            },
+            event = services.next() => match event {
+                None => return,
+                Some(Ok(Event::InitApply(one) | Event::Apply(one) | Event::Delete(one))) => {
+                    // `<version>.<group>`
+                    if let Some((_, group)) = one.name_any().split_once('.') {
+                        watches.catalog.look_again(group);
+                    }
+                }
+                Some(Ok(Event::Init | Event::InitDone)) => {}
+                Some(Err(error)) => tracing::warn!(%error, "APIServices can't be followed; tried again"),
+            },
+            () = tokio::time::sleep_until(at), if again.is_some() => {}
             () = end.cancelled() => break,
         }
-    }
-    for task in open.into_values() {
-        task.abort();
-    }
-}
-
-/// The resource of a format that is watched.
-#[must_use]
-pub fn resource(format: Format) -> Option<ApiResource> {
-    match format {
-        Format::TrivyOperator => Some(ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk("aquasecurity.github.io", "v1alpha1", "VulnerabilityReport"),
-            "vulnerabilityreports",
-        )),
-        _ => None,
-    }
-}
-
-async fn follow(client: Client, source: &str, format: Format, intake: &Intake, metrics: &Metrics) {
-    let Some(resource) = resource(format) else { return };
-    let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    // Where the kind isn't served yet, the watch fails and is tried again; the tool may be installed after Quell.
-    let stream = watch(api, watcher::Config::default()).default_backoff();
-    let mut stream = std::pin::pin!(stream);
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(Event::Apply(object) | Event::InitApply(object)) => read(&object, source, format, intake, metrics).await,
-            Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
-            Err(error) => tracing::warn!(source, %error, "a watch was interrupted; it is opened anew"),
+        if known {
+            again = watches.refresh().await.then(|| Instant::now() + SOON);
         }
     }
+    watches.open.into_values().for_each(|open| open.task.abort());
 }
 
-/// One report, until it is stored: a watch has nobody who would send it again.
-async fn read(object: &DynamicObject, source: &str, format: Format, intake: &Intake, metrics: &Metrics) {
-    let name = object.name_any();
-    let signals = match serde_json::to_vec(object).map(|body| quell_ingest::read(format, &body)) {
-        Ok(Ok(signals)) => signals,
-        Ok(Err(unreadable)) => {
-            metrics.signal(source, "refused");
-            tracing::warn!(source, object = name, %unreadable, "a report was not understood");
-            return;
-        }
-        Err(error) => {
-            tracing::warn!(source, object = name, %error, "a report was not understood");
-            return;
-        }
-    };
-    loop {
-        match intake.submit(source, &signals, Again::IsTheSame).await {
-            Ok(accepted) => {
-                for one in accepted {
-                    metrics.signal(source, outcome(&one));
+type Changes<K> = BoxStream<'static, Result<Event<PartialObjectMeta<K>>, watcher::Error>>;
+
+fn metadata<K>(shared: &Shared) -> Changes<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(shared.client.clone());
+    watch(api, watcher::Config::default()).default_backoff().boxed()
+}
+
+/// A Source as it is written, and a kind in a version.
+type Watch = (String, Option<i64>, String, String);
+
+struct Open {
+    task: JoinHandle<()>,
+    withdrawn: CancellationToken,
+}
+
+struct Watches {
+    shared: Shared,
+    catalog: Catalog,
+    open: HashMap<Watch, Open>,
+    /// What the objects of each Source report.
+    ledgers: HashMap<String, Arc<Mutex<Ledger>>>,
+}
+
+impl Watches {
+    /// Opens and closes watches, as Sources and the cluster have it now. The answer is whether to look again soon.
+    async fn refresh(&mut self) -> bool {
+        let sources: Vec<(Arc<Source>, Vec<Wanted>, Reads)> = self
+            .shared
+            .caches
+            .sources
+            .state()
+            .into_iter()
+            .filter_map(|source| {
+                let wanted = wanted(&source.spec);
+                let reads = Reads::compile(&source).ok()?;
+                (!wanted.is_empty()).then_some((source, wanted, reads))
+            })
+            .collect();
+        let asked = sources.iter().flat_map(|(_, wanted, _)| wanted).filter(|one| !one.is_events());
+        let groups: HashSet<&str> = asked.map(Wanted::group).collect();
+        self.catalog.wants(&groups);
+        let again = self.catalog.refresh(&self.shared.client).await;
+
+        let mut stays: HashSet<Watch> = HashSet::new();
+        for (source, wanted, reads) in &sources {
+            let mut kinds: BTreeMap<String, State> = BTreeMap::new();
+            for one in wanted {
+                let served = self.served(one);
+                if served.is_empty() && self.catalog.is_known(one.group()) {
+                    kinds.insert(one.to_string(), State::NotServed);
                 }
-                return;
-            }
-            Err(error) => {
-                metrics.signal(source, "failed");
-                tracing::warn!(source, object = name, %error, "a report could not be stored");
-                if !error.is_transient() {
-                    return;
+                for resource in served {
+                    kinds.insert(kinds::label(&resource), State::Begins);
+                    stays.insert(self.watch(source, reads, resource));
                 }
-                tokio::time::sleep(AGAIN).await;
             }
+            self.shared.watching.wants(&source.name_any(), kinds);
         }
+        let names: HashSet<String> = sources.iter().map(|(source, ..)| source.name_any()).collect();
+        for gone in self.shared.watching.sources().into_iter().filter(|name| !names.contains(name)) {
+            self.shared.watching.wants(&gone, BTreeMap::new());
+        }
+        self.ledgers.retain(|name, _| names.contains(name));
+        let written: HashSet<(String, Option<i64>)> =
+            sources.iter().map(|(source, ..)| (source.name_any(), source.metadata.generation)).collect();
+        self.open.retain(|watch, open| {
+            if stays.contains(watch) {
+                return true;
+            }
+            if written.contains(&(watch.0.clone(), watch.1)) {
+                // The Source is as it was, so it is the kind that is gone: what its objects reported is over.
+                open.withdrawn.cancel();
+            } else {
+                open.task.abort();
+            }
+            false
+        });
+        again
     }
-}
 
-/// Whether the cluster serves what a format is watched by.
-pub async fn is_served(client: &Client, format: Format) -> Result<bool, kube::Error> {
-    let Some(resource) = resource(format) else { return Ok(true) };
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    match api.list_metadata(&kube::api::ListParams::default().limit(1)).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
-        Err(error) => Err(error),
+    fn served(&self, wanted: &Wanted) -> Vec<ApiResource> {
+        if wanted.is_events() {
+            return vec![kinds::events()];
+        }
+        wanted.of(self.catalog.served(wanted.group())).into_iter().cloned().collect()
+    }
+
+    /// The watch of a kind, which is opened where it isn't.
+    fn watch(&mut self, source: &Arc<Source>, reads: &Reads, kind: ApiResource) -> Watch {
+        let name = source.name_any();
+        let watch = (name.clone(), source.metadata.generation, kinds::label(&kind), kind.version.clone());
+        if self.open.get(&watch).is_none_or(|open| open.task.is_finished()) {
+            let withdrawn = CancellationToken::new();
+            let follower = Follower {
+                shared: self.shared.clone(),
+                source: source.clone(),
+                kind,
+                reads: reads.clone(),
+                manner: Manner::of(source.spec.format),
+                ledger: self.ledgers.entry(name).or_default().clone(),
+                withdrawn: withdrawn.clone(),
+            };
+            self.open.insert(watch.clone(), Open { task: tokio::spawn(follower.follow()), withdrawn });
+        }
+        watch
     }
 }

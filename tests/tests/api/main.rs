@@ -198,7 +198,25 @@ refused!(
     a_source_that_watches_what_is_posted_is_refused,
     "Source",
     json!({ "format": "falco", "watch": {} }),
-    "trivy-operator is watched"
+    "trivy-operator are watched"
+);
+refused!(
+    a_mapping_that_watches_nothing_is_refused,
+    "Source",
+    json!({ "mapping": { "rule": "item.r" }, "watch": {} }),
+    "a mapping that watches names the kinds"
+);
+refused!(
+    a_format_that_watches_other_kinds_is_refused,
+    "Source",
+    json!({ "format": "gatekeeper", "watch": { "resources": [{ "group": "acme.io", "kind": "Alert" }] } }),
+    "a format knows its own"
+);
+refused!(
+    reasons_of_what_are_no_events_are_refused,
+    "Source",
+    json!({ "format": "gatekeeper", "watch": { "reasons": ["FailedCreate"] } }),
+    "it is for the format k8s-events"
 );
 refused!(
     a_source_with_two_credentials_is_refused,

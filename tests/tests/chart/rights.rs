@@ -31,12 +31,8 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
     ("", "secrets", "create", CERTIFICATE_GIVEN),
     ("", "secrets", "get", CERTIFICATE_GIVEN),
     ("", "secrets", "update", CERTIFICATE_GIVEN),
-    (
-        "aquasecurity.github.io",
-        "vulnerabilityreports",
-        "watch",
-        "no trivy-operator is installed here, so there is nothing to watch",
-    ),
+    ("", "events", "list", "the run has no Source of the format k8s-events; tests/e2e watches has"),
+    ("", "events", "watch", "the run has no Source of the format k8s-events; tests/e2e watches has"),
     (
         "authentication.k8s.io",
         "tokenreviews",
@@ -55,10 +51,19 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
     ("events.k8s.io", "events", "patch", "only the same Event again, within minutes, is a patch"),
 ];
 
-/// Groups of network plugins and service meshes, which aren't served here, so there is nothing to follow. With kinds of some of them Quell is tried by the
-/// end-to-end test `denies`, and with all of Calico's and Cilium's by `cargo packets`.
-const NOT_SERVED: &[&str] =
-    &["cilium.io", "crd.projectcalico.org", "policy.networking.k8s.io", "projectcalico.org", "security.istio.io"];
+/// Groups of network plugins, service meshes and tools, which aren't served here, so there is nothing to follow. With kinds of some of them Quell is tried by
+/// the end-to-end tests `denies` and `watches`, and with all of Calico's and Cilium's by `cargo packets`.
+const NOT_SERVED: &[&str] = &[
+    "aquasecurity.github.io",
+    "cilium.io",
+    "crd.projectcalico.org",
+    "openreports.io",
+    "policy.networking.k8s.io",
+    "projectcalico.org",
+    "security.istio.io",
+    "spdx.softwarecomposition.kubescape.io",
+    "wgpolicyk8s.io",
+];
 
 /// What Kubernetes allows everybody who is somebody.
 const EVERYBODYS: &[(&str, &str, &str)] = &[("authorization.k8s.io", "selfsubjectaccessreviews", "create")];

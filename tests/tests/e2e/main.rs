@@ -19,3 +19,4 @@ mod steer;
 mod support;
 mod suppressions;
 mod told;
+mod watches;

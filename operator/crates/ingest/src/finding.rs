@@ -105,6 +105,9 @@ pub fn finding(source: &str, signal: &Signal, place: &Place, fallback_namespace:
     // A name that no namespace can have would make a Finding that can't be stored, and so is lost.
     let namespace = if is_namespace(namespace) { namespace } else { fallback_namespace };
     finding.metadata.namespace = Some(namespace.to_owned());
+    if let Some(object) = &signal.reported_by {
+        finding.metadata.annotations.get_or_insert_default().insert(names::REPORTED_BY.to_owned(), object.clone());
+    }
     fit(&mut finding);
     finding
 }

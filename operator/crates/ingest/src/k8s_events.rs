@@ -31,6 +31,12 @@ const WORKLOADS: [&str; 4] = ["Deployment", "ReplicaSet", "ReplicationController
 
 /// Reads Events; those of other reasons are no findings.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
+    read_chosen(body, &[])
+}
+
+/// The same where a Source chooses reasons: only these are read, and each of them is a finding, Medium where nothing else is known of it.
+/// Without any it is as Quell knows Events.
+pub fn read_chosen(body: &[u8], chosen: &[String]) -> Result<Vec<Signal>, Unreadable> {
     let mut signals = Vec::new();
     for object in json::objects(body)? {
         if is_condition(&object) {
@@ -41,7 +47,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
             if WORKLOADS.contains(&resource.kind.as_str()) {
                 workload(&resource, &mut signals)?;
             } else if resource.kind == "Event" && matches!(resource.group(), "" | "events.k8s.io") {
-                event(&resource, &mut signals)?;
+                event(&resource, chosen, &mut signals)?;
             } else {
                 return Err(resource.not_read(WANTED));
             }
@@ -55,7 +61,7 @@ fn is_condition(object: &Object) -> bool {
         && !object.fields.contains_key("kind")
 }
 
-fn event(resource: &Resource, signals: &mut Vec<Signal>) -> Result<(), Unreadable> {
+fn event(resource: &Resource, chosen: &[String], signals: &mut Vec<Signal>) -> Result<(), Unreadable> {
     let fields = &resource.object.fields;
     let Some(reason) = text_at(fields, &["reason"]) else {
         return Err(Unreadable::other_format(resource.object.at("reason"), "an Event has a reason"));
@@ -63,8 +69,10 @@ fn event(resource: &Resource, signals: &mut Vec<Signal>) -> Result<(), Unreadabl
     let Some(reference) = ["involvedObject", "regarding"].iter().find_map(|name| object_at(fields, &[name])) else {
         return Err(Unreadable::other_format(resource.object.at("involvedObject"), "an Event says what it is about"));
     };
+    let is_chosen = chosen.contains(&reason);
     // What is deleted is the Event, after an hour: that says nothing about the problem.
-    if resource.deleted || text_at(fields, &["type"]).is_some_and(|kind| kind == "Normal") {
+    let is_normal = text_at(fields, &["type"]).is_some_and(|kind| kind == "Normal");
+    if resource.deleted || (is_normal && !is_chosen) || (!chosen.is_empty() && !is_chosen) {
         return Ok(());
     }
     let namespace = text_at(fields, &["metadata", "namespace"]).unwrap_or_default();
@@ -85,7 +93,19 @@ fn event(resource: &Resource, signals: &mut Vec<Signal>) -> Result<(), Unreadabl
         });
         return Ok(());
     }
-    let Some(denial) = Denial::parse(&message).filter(|_| reason.starts_with("Failed")) else { return Ok(()) };
+    let Some(denial) = Denial::parse(&message).filter(|_| reason.starts_with("Failed")) else {
+        if is_chosen {
+            signals.push(Signal {
+                severity: Severity::Medium,
+                identity: vec![denial::steady(&message)],
+                message,
+                details,
+                detected_at: at,
+                ..Signal::new(TOOL, Category::Other, reason, about)
+            });
+        }
+        return Ok(());
+    };
     if let Denial::Webhook { name, said } = &denial
         && policy_controller::is_its_webhook(name)
     {
@@ -234,6 +254,16 @@ mod tests {
         ] {
             assert!(signals(&event(reason, kind, message)).is_empty(), "{reason}");
         }
+    }
+
+    #[test]
+    fn of_chosen_reasons_each_is_a_finding_and_others_are_none() {
+        let chosen = ["BackOff".to_owned(), "FailedCreate".to_owned()];
+        let read = |body: &Value| read_chosen(body.to_string().as_bytes(), &chosen).unwrap();
+        let one = read(&event("BackOff", "Normal", "Back-off pulling image")).remove(0);
+        assert_eq!((one.rule.as_str(), one.severity, one.category), ("BackOff", Severity::Medium, Category::Other));
+        assert_eq!(read(&event("FailedCreate", "Warning", DENIED)).remove(0).rule, "PodSecurity restricted");
+        assert!(read(&event("PolicyViolation", "Warning", "policy x fail")).is_empty());
     }
 
     #[test]

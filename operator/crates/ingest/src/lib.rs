@@ -61,6 +61,7 @@ pub use delivery::{Delivery, FollowUp, Received};
 pub use finding::{LARGEST_FINDING, News, Place, finding, is_same_problem, news, place_without_cluster};
 pub use harbor::with_list as with_harbor_list;
 pub use image::{ImageRef, normalize_image};
+pub use k8s_events::read_chosen as read_events;
 pub use mapping::map;
 pub use signal::{About, Signal};
 pub use unreadable::Unreadable;

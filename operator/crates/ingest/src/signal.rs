@@ -38,6 +38,8 @@ pub struct Signal {
     pub detected_at: Option<DateTime<Utc>>,
     /// What, beside the rule and the target, makes it the same problem as one reported before.
     pub identity: Vec<String>,
+    /// The watched object that it comes from, as `Kind.group/namespace/name`; whoever watches says it.
+    pub reported_by: Option<String>,
 }
 
 impl Signal {
@@ -58,6 +60,7 @@ impl Signal {
             details: Map::new(),
             detected_at: None,
             identity: Vec::new(),
+            reported_by: None,
         }
     }
 

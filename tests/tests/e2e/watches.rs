@@ -1,0 +1,296 @@
+//! Sources that watch the objects of other tools: what they report becomes Findings, and what they no longer report is over.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use quell_crds::conditions::{self, ConditionType};
+use quell_crds::names;
+use quell_crds::v1alpha1::{Finding, FindingState, Source};
+use quell_tests::{ControlPlane, Operator, Options, TestNamespace, crds, trivy_operator, wait, watched};
+use serde_json::{Value, json};
+
+use crate::support::{Bed, DEADLINE, apply};
+
+fn sources(namespace: &TestNamespace) -> Api<Source> {
+    Api::all(namespace.client().clone())
+}
+
+/// Waits until the Source says that of its watches; the answer is the message.
+async fn ready_is(namespace: &TestNamespace, status: &str, reason: &str) -> Result<String> {
+    let message = |source: &Source| {
+        let ready = conditions::find(&source.status.as_ref()?.conditions, ConditionType::Ready)?;
+        let is = ready.observed_generation == source.metadata.generation
+            && (ready.status.as_str(), ready.reason.as_str()) == (status, reason);
+        is.then(|| ready.message.clone())
+    };
+    let what = format!("Ready={status} for {reason}");
+    let source =
+        wait::until_present(&sources(namespace), namespace.name(), &what, DEADLINE, |source| message(source).is_some())
+            .await?;
+    message(&source).context("no message")
+}
+
+/// A Source of the namespace's name, which speaks for this namespace alone.
+async fn source(namespace: &TestNamespace, mut spec: Value) -> Result<()> {
+    spec["namespaces"] = json!({ "include": [namespace.name()] });
+    apply(&sources(namespace), "Source", namespace.name(), &spec).await?;
+    Ok(())
+}
+
+fn objects(namespace: &TestNamespace, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource)
+}
+
+/// Writes an object of another tool.
+async fn put(api: &Api<DynamicObject>, of: (&str, &str), name: &str, fields: Value) -> Result<()> {
+    let mut object = json!({ "apiVersion": of.0, "kind": of.1, "metadata": { "name": name } });
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        for (field, value) in fields {
+            match object.get_mut(&field).and_then(Value::as_object_mut) {
+                Some(there) => there.extend(value.as_object().cloned().unwrap_or_default()),
+                None => drop(object.insert(field, value)),
+            }
+        }
+    }
+    // A kind that was just installed is refused for a moment.
+    wait::eventually(DEADLINE, &format!("{name} is written"), async || {
+        api.patch(name, &PatchParams::apply("quell-tests").force(), &Patch::Apply(&object)).await?;
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The Finding of that rule, once it is in that state or, for `None`, once it is there and not over.
+async fn finding(namespace: &TestNamespace, rule: &str, state: Option<FindingState>) -> Result<Finding> {
+    let api: Api<Finding> = namespace.api();
+    wait::eventually(DEADLINE, &format!("a Finding of {rule} in state {state:?}"), async || {
+        let all = api.list(&ListParams::default()).await?.items;
+        let of = all.into_iter().find(|one| one.spec.source == namespace.name() && one.spec.rule == rule);
+        let of = of.context("there is none")?;
+        let is = of.status.as_ref().and_then(|status| status.state).unwrap_or_default();
+        let fits = state.map_or(is != FindingState::Resolved, |state| is == state);
+        anyhow::ensure!(fits, "it is {is}");
+        Ok(Some(of))
+    })
+    .await
+}
+
+async fn close(bed: Bed) -> Result<()> {
+    sources(&bed.namespace).delete(bed.name(), &DeleteParams::default()).await?;
+    bed.finish().await
+}
+
+fn report(namespace: &str, vulnerabilities: &Value) -> Value {
+    json!({
+        "metadata": { "labels": {
+            "trivy-operator.container.name": "app", "trivy-operator.resource.kind": "Deployment",
+            "trivy-operator.resource.name": "shop", "trivy-operator.resource.namespace": namespace,
+        }},
+        "report": {
+            "updateTimestamp": "2026-01-01T00:00:00Z", "scanner": { "name": "Trivy", "vendor": "Aqua Security", "version": "0.70.0" },
+            "registry": { "server": "registry.example" }, "artifact": { "repository": "shop", "tag": "1.0" },
+            "summary": { "criticalCount": 0, "highCount": 1, "mediumCount": 0, "lowCount": 0, "unknownCount": 0 },
+            "vulnerabilities": vulnerabilities,
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_report_that_is_clean_and_one_that_is_deleted_end_the_finding() -> Result<()> {
+    const OF: (&str, &str) = ("aquasecurity.github.io/v1alpha1", "VulnerabilityReport");
+    let bed = Bed::new("clean").await?;
+    crds::install_these(ControlPlane::shared().await?, vec![trivy_operator::vulnerability_reports()?]).await?;
+    source(&bed.namespace, json!({ "format": "trivy-operator", "watch": {} })).await?;
+    let message = ready_is(&bed.namespace, "True", "Watching").await?;
+    assert!(message.starts_with("VulnerabilityReport.aquasecurity.github.io"), "{message}");
+    assert!(message.contains("not served by this cluster:") && message.contains("ExposedSecretReport"), "{message}");
+
+    let rule = "registry.example/shop:1.0";
+    let found = json!([{ "vulnerabilityID": "CVE-2026-1", "resource": "zlib", "installedVersion": "1", "fixedVersion": "2",
+        "severity": "HIGH", "title": "t" }]);
+    let api = objects(&bed.namespace, "aquasecurity.github.io", "v1alpha1", OF.1);
+    put(&api, OF, "deployment-shop-app", report(bed.name(), &found)).await?;
+    let open = finding(&bed.namespace, rule, None).await?;
+    let by = format!("VulnerabilityReport.aquasecurity.github.io/{}/deployment-shop-app", bed.name());
+    assert_eq!(open.annotations().get(names::REPORTED_BY), Some(&by));
+
+    put(&api, OF, "deployment-shop-app", report(bed.name(), &json!([]))).await?;
+    finding(&bed.namespace, rule, Some(FindingState::Resolved)).await?;
+    put(&api, OF, "deployment-shop-app", report(bed.name(), &found)).await?;
+    let again = finding(&bed.namespace, rule, None).await?;
+    assert_eq!((again.uid(), again.status.map(|status| status.episode)), (open.uid(), Some(2)));
+    api.delete("deployment-shop-app", &DeleteParams::default()).await?;
+    finding(&bed.namespace, rule, Some(FindingState::Resolved)).await?;
+    close(bed).await
+}
+
+#[tokio::test]
+async fn a_constraint_of_a_kind_that_comes_later_is_watched_and_what_it_no_longer_lists_is_over() -> Result<()> {
+    let bed = Bed::new("constraint").await?;
+    source(&bed.namespace, json!({ "format": "gatekeeper", "watch": {} })).await?;
+    let kind = format!("K8s{}", bed.name().replace('-', ""));
+    crds::install_these(ControlPlane::shared().await?, vec![watched::constraint(&kind)?]).await?;
+    let resource = ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("constraints.gatekeeper.sh", "v1beta1", &kind),
+        &kind.to_lowercase(),
+    );
+    let api: Api<DynamicObject> = Api::all_with(bed.namespace.client().clone(), &resource);
+    let violation = |name: &str| {
+        json!({ "enforcementAction": "deny", "group": "apps", "version": "v1", "kind": "Deployment",
+        "namespace": bed.name(), "name": name, "message": "no team" })
+    };
+    let status = |names: &[&str]| {
+        json!({ "status": { "auditTimestamp": "2026-01-01T00:00:00Z", "totalViolations": names.len(),
+        "violations": names.iter().map(|name| violation(name)).collect::<Vec<_>>() } })
+    };
+    let of = ("constraints.gatekeeper.sh/v1beta1", kind.as_str());
+    put(&api, of, "team", status(&["web", "cart"])).await?;
+    let all = wait::eventually(DEADLINE, "a Finding of each violation", async || {
+        let all = bed.findings().list(&ListParams::default()).await?.items;
+        let ours: Vec<Finding> = all.into_iter().filter(|one| one.spec.source == bed.name()).collect();
+        Ok((ours.len() == 2).then_some(ours))
+    })
+    .await?;
+    put(&api, of, "team", status(&["cart"])).await?;
+    for one in all {
+        let over = one.spec.target.name == "web";
+        let is = |finding: &Finding| {
+            let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
+            (state == FindingState::Resolved) == over
+        };
+        wait::until_present(&bed.findings(), &one.name_any(), &format!("over: {over}"), DEADLINE, is).await?;
+    }
+    let definitions: Api<CustomResourceDefinition> = Api::all(bed.namespace.client().clone());
+    definitions.delete(&format!("{}.constraints.gatekeeper.sh", kind.to_lowercase()), &DeleteParams::default()).await?;
+    finding(&bed.namespace, &format!("{kind}/team"), Some(FindingState::Resolved)).await?;
+    close(bed).await
+}
+
+#[tokio::test]
+async fn a_kind_that_a_mapping_names_may_come_and_go_while_quell_runs() -> Result<()> {
+    let bed = Bed::new("alerts").await?;
+    let group = format!("{}.acme.example", bed.name());
+    let spec = json!({
+        "mapping": {
+            "rule": "body.spec.check", "severity": "body.spec.level",
+            "target": { "kind": "'Deployment'", "namespace": "body.metadata.namespace", "name": "body.spec.on" },
+        },
+        "watch": { "resources": [{ "group": group, "kind": "Alert" }] },
+    });
+    source(&bed.namespace, spec).await?;
+    let message = ready_is(&bed.namespace, "False", "KindNotServed").await?;
+    assert!(message.contains(&format!("Alert.{group}")), "{message}");
+
+    let control_plane = ControlPlane::shared().await?;
+    let (of, api) = (format!("{group}/v1"), objects(&bed.namespace, &group, "v1", "Alert"));
+    let alert = json!({ "spec": { "check": "root-user", "level": "sev2", "on": "shop" } });
+    let definitions: Api<CustomResourceDefinition> = Api::all(bed.namespace.client().clone());
+    for episode in [1, 2] {
+        crds::install_these(control_plane, vec![watched::alerts(&group)?]).await?;
+        put(&api, (&of, "Alert"), "one", alert.clone()).await?;
+        let open = finding(&bed.namespace, "root-user", None).await?;
+        assert_eq!(open.status.map_or(1, |status| status.episode), episode);
+        ready_is(&bed.namespace, "True", "Watching").await?;
+        definitions.delete(&format!("alerts.{group}"), &DeleteParams::default()).await?;
+        wait::gone(&definitions, &format!("alerts.{group}"), DEADLINE).await?;
+        finding(&bed.namespace, "root-user", Some(FindingState::Resolved)).await?;
+        ready_is(&bed.namespace, "False", "KindNotServed").await?;
+    }
+    close(bed).await
+}
+
+#[tokio::test]
+async fn an_object_that_can_not_be_read_is_told_by_an_event_at_the_source_and_holds_up_no_other() -> Result<()> {
+    let bed = Bed::new("unreadable").await?;
+    let group = format!("{}.acme.example", bed.name());
+    crds::install_these(ControlPlane::shared().await?, vec![watched::alerts(&group)?]).await?;
+    let spec = json!({
+        "mapping": { "rule": "body.spec.check", "target": { "namespace": "body.metadata.namespace", "name": "'web'" } },
+        "watch": { "resources": [{ "group": group, "kind": "Alert" }] },
+    });
+    source(&bed.namespace, spec).await?;
+    let (of, api) = (format!("{group}/v1"), objects(&bed.namespace, &group, "v1", "Alert"));
+    put(&api, (&of, "Alert"), "bad", json!({ "spec": { "other": "x" } })).await?;
+    put(&api, (&of, "Alert"), "good", json!({ "spec": { "check": "root-user" } })).await?;
+    finding(&bed.namespace, "root-user", None).await?;
+    let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(bed.namespace.client().clone(), "default");
+    wait::eventually(DEADLINE, "an Event at the Source", async || {
+        let all = events.list(&ListParams::default().fields(&format!("involvedObject.name={}", bed.name()))).await?;
+        let told = all.items.into_iter().find(|event| event.reason.as_deref() == Some("Unreadable"));
+        let note = told.and_then(|event| event.message).context("no such Event")?;
+        let said = format!("Alert.{group}/{}/bad can't be read: rule: `check` is missing", bed.name());
+        anyhow::ensure!(note.starts_with(&said), "{note}");
+        Ok(Some(()))
+    })
+    .await?;
+    close(bed).await
+}
+
+#[tokio::test]
+async fn a_policy_report_and_an_event_of_a_denial_become_findings() -> Result<()> {
+    let bed = Bed::new("reports").await?;
+    crds::install_these(ControlPlane::shared().await?, vec![watched::policy_reports()?]).await?;
+    source(&bed.namespace, json!({ "format": "policyreport", "watch": {} })).await?;
+    const OF: (&str, &str) = ("wgpolicyk8s.io/v1alpha2", "PolicyReport");
+    let api = objects(&bed.namespace, "wgpolicyk8s.io", "v1alpha2", OF.1);
+    let result = |outcome: &str| {
+        json!({ "results": [{ "source": "kyverno", "policy": "team", "rule": "label", "severity": "high", "result": outcome,
+            "resources": [{ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": bed.name(), "name": "web" }] }] })
+    };
+    put(&api, OF, "cpol-team", result("fail")).await?;
+    finding(&bed.namespace, "team/label", None).await?;
+    put(&api, OF, "cpol-team", result("pass")).await?;
+    finding(&bed.namespace, "team/label", Some(FindingState::Resolved)).await?;
+
+    source(&bed.namespace, json!({ "format": "k8s-events", "watch": {} })).await?;
+    let event = json!({
+        "type": "Warning", "reason": "FailedCreate", "lastTimestamp": "2026-01-01T00:00:00Z", "source": { "component": "replicaset-controller" },
+        "message": "Error creating: pods \"web-1\" is forbidden: violates PodSecurity \"restricted:v1.35\": privileged",
+        "involvedObject": { "apiVersion": "apps/v1", "kind": "ReplicaSet", "namespace": bed.name(), "name": "web" },
+    });
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Event"));
+    let api: Api<DynamicObject> = Api::namespaced_with(bed.namespace.client().clone(), bed.name(), &resource);
+    put(&api, ("v1", "Event"), "web.1", event).await?;
+    finding(&bed.namespace, "PodSecurity restricted", None).await?;
+    close(bed).await
+}
+
+/// A control plane of its own: another test's operator would go on in this one's place.
+#[tokio::test]
+async fn what_vanished_while_quell_was_down_is_over_when_it_is_back() -> Result<()> {
+    let control_plane = ControlPlane::start(Options::default()).await?;
+    quell_tests::operator::prepare(&control_plane).await?;
+    let namespace = TestNamespace::create(&control_plane, "vanished").await?;
+    let group = "acme.example";
+    crds::install_these(&control_plane, vec![watched::alerts(group)?]).await?;
+    let spec = json!({
+        "mapping": { "forEach": "body.spec.checks", "rule": "item", "target": { "namespace": "body.metadata.namespace", "name": "'web'" } },
+        "watch": { "resources": [{ "group": group, "kind": "Alert" }] },
+    });
+    source(&namespace, spec).await?;
+    let api = objects(&namespace, group, "v1", "Alert");
+    let of = ("acme.example/v1", "Alert");
+    for (name, checks) in [("stays", json!(["kept", "fixed"])), ("goes", json!(["gone"]))] {
+        put(&api, of, name, json!({ "spec": { "checks": checks } })).await?;
+    }
+    let binary = Path::new(env!("CARGO_BIN_EXE_quell"));
+    let first = Operator::start(binary, &control_plane, &["--lease-seconds", "3"]).await?;
+    for rule in ["kept", "fixed", "gone"] {
+        finding(&namespace, rule, None).await?;
+    }
+    // Dropped: SIGKILL, at once.
+    drop(first);
+    api.delete("goes", &DeleteParams::default()).await?;
+    put(&api, of, "stays", json!({ "spec": { "checks": ["kept"] } })).await?;
+    let _second = Operator::start(binary, &control_plane, &["--lease-seconds", "3"]).await?;
+    for rule in ["fixed", "gone"] {
+        finding(&namespace, rule, Some(FindingState::Resolved)).await?;
+    }
+    finding(&namespace, "kept", None).await?;
+    control_plane.stop().await
+}
