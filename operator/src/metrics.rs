@@ -98,6 +98,8 @@ pub struct Metrics {
     pub runs: Family<RunLabels, Counter>,
     /// From the moment that a Finding was seen to the answer to its containment write.
     pub containment: Histogram,
+    /// What it took to compute whether a quarantine holds.
+    pub verification: Histogram,
     /// Whether this replica leads.
     pub leads: Gauge,
     /// What waits on disk.
@@ -137,6 +139,12 @@ impl Default for Metrics {
             "From the moment that a Finding was seen to the answer to its containment write",
             containment.clone(),
         );
+        let verification = Histogram::new([0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1]);
+        registry.register(
+            "verification_seconds",
+            "What it took to compute whether a quarantine holds, from what is watched",
+            verification.clone(),
+        );
         let leads = Gauge::default();
         registry.register("leader", "1 on the replica that leads, 0 on the others", leads.clone());
         let audit_lines = counter(&mut registry, "audit_lines", "Lines of the audit trail that were taken");
@@ -159,6 +167,7 @@ impl Default for Metrics {
             steps,
             runs,
             containment,
+            verification,
             leads,
         }
     }

@@ -34,6 +34,7 @@ pub mod packets;
 pub mod policy_kinds;
 pub mod proxy;
 pub mod requests;
+pub mod storm;
 pub mod trivy_operator;
 pub mod wait;
 pub mod watched;

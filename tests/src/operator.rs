@@ -88,6 +88,12 @@ impl Operator {
         .await
     }
 
+    /// The address of the intake.
+    #[must_use]
+    pub fn intake(&self) -> SocketAddr {
+        self.intake
+    }
+
     /// Where signals are taken in, such as `http://127.0.0.1:18443`.
     #[must_use]
     pub fn url(&self) -> String {

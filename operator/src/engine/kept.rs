@@ -5,6 +5,7 @@ mod tell;
 pub use tell::Tellings;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use chrono::{DateTime, Duration, Utc};
 use kube::ResourceExt as _;
@@ -22,14 +23,17 @@ use crate::engine::{Engine, EngineError, Live, Stage, run, told};
 
 /// Writes down whether the quarantines that stand hold.
 pub fn observe(engine: &Engine, run: &Remediation, status: &mut RemediationStatus) {
-    let judged =
-        standing(run, status).iter().map(|one| engine.caches.containment.judge(one)).max_by_key(
-            |judged| match judged.0 {
-                Status::False => 2,
-                Status::Unknown => 1,
-                Status::True => 0,
-            },
-        );
+    let judge = |one| {
+        let began = Instant::now();
+        let judged = engine.caches.containment.judge(one);
+        engine.metrics.verification.observe(began.elapsed().as_secs_f64());
+        judged
+    };
+    let judged = standing(run, status).iter().map(judge).max_by_key(|judged| match judged.0 {
+        Status::False => 2,
+        Status::Unknown => 1,
+        Status::True => 0,
+    });
     let before = std::mem::take(&mut status.conditions);
     let type_ = ConditionType::Contained.to_string();
     status.conditions = before.iter().filter(|condition| condition.type_ != type_).cloned().collect();

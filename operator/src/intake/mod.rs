@@ -7,6 +7,7 @@ mod connections;
 mod credentials;
 mod deliver;
 mod depth;
+mod flights;
 mod fold;
 mod follow_ups;
 mod gate;
@@ -47,6 +48,7 @@ use crate::caches::{Caches, FindingKey};
 use crate::engine::Engine;
 use crate::intake::backlog::KeepError;
 use crate::intake::deliver::may_be_taken_later;
+use crate::intake::flights::Flights;
 use crate::intake::fold::Ended;
 use crate::intake::recent::Recent;
 use crate::intake::territory::Kept;
@@ -173,6 +175,7 @@ pub struct Intake {
     caches: Arc<Caches>,
     lanes: Lanes,
     folder: Folder,
+    flights: Flights,
     own_namespace: String,
     sources: Sources,
     /// What was stored just now, and the copies may not show yet.
@@ -196,7 +199,8 @@ impl Intake {
     ) -> Self {
         let own_namespace = quell_actions::Cluster::own_namespace(&*caches).to_owned();
         let engine = ArcSwapOption::empty();
-        Self { client, caches, lanes, folder, own_namespace, sources, recent: Recent::default(), backlog, engine }
+        let (flights, recent) = (Flights::default(), Recent::default());
+        Self { client, caches, lanes, folder, flights, own_namespace, sources, recent, backlog, engine }
     }
 
     /// From now on this replica leads, and contains what is reported to it at once.

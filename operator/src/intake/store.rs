@@ -18,6 +18,7 @@ use tokio::task::JoinError;
 
 use crate::engine::contain_at_once;
 use crate::intake::backlog::{Backlog, KeepError, Waiting, key};
+use crate::intake::flights::Turn;
 use crate::intake::fold::Ended;
 use crate::intake::{Accepted, Again, Intake, IntakeError, LONGEST_STORE, Report};
 
@@ -144,15 +145,29 @@ impl Intake {
             return Box::pin(self.end(report)).await;
         }
         let finding = &mut report.finding;
-        if let Some(known) = self.caches.findings.get(&ObjectRef::from_obj(&*finding)) {
-            return Box::pin(self.report_again(finding, &known)).await;
-        }
-        self.begin_containment(finding);
-        let created = self.create_in_place(finding).await?;
-        self.recent.remember(key(finding));
         // What one says that the copies don't have yet isn't known.
-        let repeat = if created { Repeat::IsNone } else { Repeat::ToBeCounted { says_more: true } };
-        Ok(Stored { accepted: Some(accepted(finding, !created)), repeat })
+        let repeat = Repeat::ToBeCounted { says_more: true };
+        loop {
+            if let Some(known) = self.caches.findings.get(&ObjectRef::from_obj(&*finding)) {
+                return Box::pin(self.report_again(finding, &known)).await;
+            }
+            let stored = match self.flights.turn(key(finding)) {
+                Turn::Mine(storing) => {
+                    self.begin_containment(finding);
+                    let created = self.create_in_place(finding).await?;
+                    self.recent.remember(key(finding));
+                    storing.done(key(finding));
+                    let repeat = if created { Repeat::IsNone } else { repeat };
+                    return Ok(Stored { accepted: Some(accepted(finding, !created)), repeat });
+                }
+                Turn::Stored(place) => Some(place),
+                Turn::Theirs(others) => others.end().await,
+            };
+            if let Some((namespace, _)) = stored {
+                finding.metadata.namespace = Some(namespace);
+                return Ok(Stored { accepted: Some(accepted(finding, true)), repeat });
+            }
+        }
     }
 
     /// The Finding is there already: where it was over it begins anew, where it gets worse that is written at once.

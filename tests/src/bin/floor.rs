@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use quell_tests::floor::bare::Bare;
 use quell_tests::floor::quell::{self, Quell};
-use quell_tests::floor::{percentiles, ratio, requests};
+use quell_tests::floor::{percentiles, ratio, requests, verification};
 use quell_tests::guards::Guards;
 use quell_tests::{ControlPlane, Operator, Options, TestNamespace};
 
@@ -55,6 +55,8 @@ async fn measure(Arguments { alone, burst, bursts, guards }: Arguments) -> Resul
 
     let (floor_burst, our_burst) = at_once(&control_plane, &operator, burst, bursts).await?;
     println!("{burst} at once:  floor {floor_burst:.2?}; Quell {our_burst:.2?}, all contained, none twice");
+    let (verified, mean, slow) = verification(&operator.metrics().await?)?;
+    println!("verified:  {verified} times, without any request; mean {mean:.2?}, longer than 2 ms: {slow}");
     drop(operator);
 
     let counted = requests::count(&control_plane).await?;

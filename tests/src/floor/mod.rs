@@ -11,6 +11,22 @@ pub mod seen;
 
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+
+/// How often the operator has computed whether a quarantine holds, how long that took on average, and how often longer than 2 ms; by
+/// its metrics.
+pub fn verification(metrics: &str) -> Result<(u64, Duration, u64)> {
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).with_context(|| format!("no metric {name}"))
+    };
+    let number = value("quell_verification_seconds_count")?;
+    let within = value("quell_verification_seconds_bucket{le=\"0.002\"}")?;
+    let mean = value("quell_verification_seconds_sum")? / number.max(1.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "they are counts")]
+    Ok((number as u64, Duration::from_secs_f64(mean), (number - within) as u64))
+}
+
 /// Half of the values are at most this; and 99 of 100.
 #[must_use]
 pub fn percentiles(values: &mut [Duration]) -> (Duration, Duration) {

@@ -126,6 +126,11 @@ impl<'a> Quell<'a> {
         Ok(end - began)
     }
 
+    /// When the pod was seen to be cut off; waits until it is.
+    pub async fn contained_at(&mut self, pod: &str) -> Result<Instant> {
+        self.seen.all(&[pod.to_owned()], Duration::from_mins(1)).await
+    }
+
     /// Many at once: each from a sender of its own, as from the nodes of a cluster.
     pub async fn burst(&mut self, pods: &[String]) -> Result<Duration> {
         let began = Instant::now();
