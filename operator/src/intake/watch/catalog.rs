@@ -56,7 +56,9 @@ impl Catalog {
             .map(|(plural, group)| format!("{plural}.{group}"))
             .filter(|name| !names.contains(name))
             .collect();
-        gone.iter().for_each(|name| self.is_defined_no_more(name));
+        for name in &gone {
+            self.is_defined_no_more(name);
+        }
     }
 
     /// What a group serves may have changed.
