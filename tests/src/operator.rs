@@ -37,12 +37,32 @@ impl Operator {
         Self::start_by(binary, control_plane, control_plane.kubeconfig_path(), flags).await
     }
 
+    /// The same with more in its environment.
+    pub async fn start_in(
+        binary: &Path,
+        control_plane: &ControlPlane,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::start_with(binary, control_plane, control_plane.kubeconfig_path(), flags, environment).await
+    }
+
     /// The same by another way to the API server, such as that of a [`crate::Gate`].
     pub async fn start_by(
         binary: &Path,
         control_plane: &ControlPlane,
         kubeconfig: &Path,
         flags: &[&str],
+    ) -> Result<Self> {
+        Self::start_with(binary, control_plane, kubeconfig, flags, &[]).await
+    }
+
+    async fn start_with(
+        binary: &Path,
+        control_plane: &ControlPlane,
+        kubeconfig: &Path,
+        flags: &[&str],
+        environment: &[(&str, &str)],
     ) -> Result<Self> {
         prepare(control_plane).await?;
         let (intake, metrics) = (free_address()?, free_address()?);
@@ -57,6 +77,7 @@ impl Operator {
             .args(["--namespace", NAMESPACE, "--log-format", "text"])
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);

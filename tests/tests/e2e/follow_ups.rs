@@ -1,5 +1,7 @@
 //! What a tool doesn't send, but asks to be fetched or confirmed. Clair and Harbor are servers on this host that speak as they do.
 
+mod sns;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
