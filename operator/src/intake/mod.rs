@@ -223,7 +223,23 @@ impl Intake {
 
     /// Stores what a Source's watch read, and ends what it says is over; whoever watches tries again by itself.
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
-        let reports = self.reports(source, signals, Sender::IsWatched).await?;
+        self.submit_by(Sender::IsWatched, source, signals, again).await
+    }
+
+    /// Stores what was fetched because a request, which any replica may have got, asked for it; whoever fetches tries again by itself, and what
+    /// is read again is no repeat.
+    pub async fn submit_fetched(&self, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
+        self.submit_by(Sender::Posts, source, signals, Again::IsTheSame).await
+    }
+
+    async fn submit_by(
+        &self,
+        sender: Sender,
+        source: &str,
+        signals: &[Signal],
+        again: Again,
+    ) -> Result<Vec<Accepted>, IntakeError> {
+        let reports = self.reports(source, signals, sender).await?;
         let stored = join_all(reports.into_iter().map(|report| self.store_and_count(report, again))).await;
         stored.into_iter().filter_map(Result::transpose).collect()
     }

@@ -2,7 +2,7 @@
 
 mod sns;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -236,7 +236,7 @@ async fn clairs_notifications_are_fetched_stored_and_only_then_deleted() -> Resu
 #[derive(Default)]
 struct Harbor {
     /// The lists, by the path as it is sent.
-    lists: std::collections::HashMap<String, Value>,
+    lists: Mutex<HashMap<String, Value>>,
 }
 
 async fn harbor(State(harbor): State<Arc<Harbor>>, request: Request) -> Response {
@@ -245,7 +245,7 @@ async fn harbor(State(harbor): State<Arc<Harbor>>, request: Request) -> Response
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let kind = "application/vnd.security.vulnerability.report; version=1.1";
-    match harbor.lists.get(request.uri().path()) {
+    match harbor.lists.lock().unwrap_or_else(PoisonError::into_inner).get(request.uri().path()) {
         Some(list) if header("x-accept-vulnerabilities") == kind => {
             axum::Json(json!({ (kind): { "severity": "Critical", "vulnerabilities": list } })).into_response()
         }
@@ -267,14 +267,15 @@ fn scanned(image: &str, digest: &str) -> Value {
 async fn what_harbor_counts_is_listed_in_the_finding() -> Result<()> {
     let registry = Registry::new("harbor", "robot$quell:hush").await?;
     let digest = registry.digest();
-    let path =
-        format!("/api/v2.0/projects/shop/repositories/team%252Fweb/artifacts/{digest}/additions/vulnerabilities");
+    let path = |digest: &str| {
+        format!("/api/v2.0/projects/shop/repositories/team%252Fweb/artifacts/{digest}/additions/vulnerabilities")
+    };
     let list = json!([
         { "id": "CVE-2026-1", "package": "openssl", "version": "3.0", "fix_version": "3.1", "severity": "Critical" },
         { "id": "CVE-2026-2", "package": "zlib", "version": "1.2", "severity": "Low" },
     ]);
-    let lists = Harbor { lists: [(path, list)].into() };
-    let address = serve(Router::new().fallback(harbor).with_state(Arc::new(lists))).await?;
+    let state = Arc::new(Harbor { lists: Mutex::new([(path(&digest), list.clone())].into()) });
+    let address = serve(Router::new().fallback(harbor).with_state(state.clone())).await?;
     let spec = json!({ "harbor": { "url": format!("http://{address}"), "basic": { "secret": registry.secret() } } });
     registry.source("harbor", spec).await?;
 
@@ -287,7 +288,7 @@ async fn what_harbor_counts_is_listed_in_the_finding() -> Result<()> {
     let counts = finding.spec.vulnerability_counts.context("no counts")?;
     assert_eq!((counts.critical, counts.low, counts.fixable), (1, 1, 1));
 
-    // Of what can't be fetched the counts are kept, and it is said why there is no more.
+    // Of what can't be fetched the counts are kept, and it is said why there is no more; once it can, it is there.
     let idle = format!("registry.example/{}-idle:1.0", registry.bed.name());
     let answer = registry.post(&scanned(&idle, &digest_of(&idle))).await?;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -298,6 +299,11 @@ async fn what_harbor_counts_is_listed_in_the_finding() -> Result<()> {
     assert_eq!(counted.spec.vulnerability_counts.map(|counts| counts.high), Some(2));
     let why = counted.spec.details.get("notFetched").and_then(Value::as_str).context("no reason")?;
     assert!(why.contains("500") && registry.event("NotFetched").await?.contains("500"), "{why}");
+    state.lists.lock().unwrap_or_else(PoisonError::into_inner).insert(path(&digest_of(&idle)), list);
+    let is_listed = |finding: &Finding| finding.spec.vulnerabilities.len() == 2;
+    let whole = wait::until_present(&findings, &name, "listed", DEADLINE, is_listed).await?;
+    assert!(!whole.spec.details.contains_key("notFetched") && whole.spec.severity == Severity::Critical);
+    assert!(whole.status.is_none_or(|status| status.count <= 1), "it was reported once");
     findings.delete(&name, &DeleteParams::default()).await?;
     assert!(!registry.bed.operator.log()?.contains("hush"));
     registry.close().await

@@ -236,15 +236,15 @@ async fn a_policy_report_and_an_event_of_a_denial_become_findings() -> Result<()
     let bed = Bed::new("reports").await?;
     crds::install_these(ControlPlane::shared().await?, vec![watched::policy_reports()?]).await?;
     source(&bed.namespace, json!({ "format": "policyreport", "watch": {} })).await?;
-    const OF: (&str, &str) = ("wgpolicyk8s.io/v1alpha2", "PolicyReport");
-    let api = objects(&bed.namespace, "wgpolicyk8s.io", "v1alpha2", OF.1);
+    let of = ("wgpolicyk8s.io/v1alpha2", "PolicyReport");
+    let api = objects(&bed.namespace, "wgpolicyk8s.io", "v1alpha2", of.1);
     let result = |outcome: &str| {
         json!({ "results": [{ "source": "kyverno", "policy": "team", "rule": "label", "severity": "high", "result": outcome,
             "resources": [{ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": bed.name(), "name": "web" }] }] })
     };
-    put(&api, OF, "cpol-team", result("fail")).await?;
+    put(&api, of, "cpol-team", result("fail")).await?;
     finding(&bed.namespace, "team/label", None).await?;
-    put(&api, OF, "cpol-team", result("pass")).await?;
+    put(&api, of, "cpol-team", result("pass")).await?;
     finding(&bed.namespace, "team/label", Some(FindingState::Resolved)).await?;
 
     source(&bed.namespace, json!({ "format": "k8s-events", "watch": {} })).await?;

@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fetch::{FetchError, fetch};
-use super::{FollowUps, Kind, Outcome, Tool};
+use super::{FIRST_WAIT, FollowUps, Kind, LONGEST, LONGEST_WAIT, Outcome, Tool};
+use crate::intake::IntakeError;
 use crate::intake::sources::Known;
-use crate::intake::{Again, IntakeError};
 
 /// Notifications on a page, which is Clair's own number.
 const PAGE: &str = "500";
@@ -30,11 +30,6 @@ const PAGE: &str = "500";
 const MOST_PAGES: usize = 2_000;
 /// For one page.
 const TIME: Duration = Duration::from_secs(20);
-/// A failure is followed by another try after this, doubled each time.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
-/// Then it is left to Clair to send the notification again, as its `delivery_interval` says.
-const LONGEST: Duration = Duration::from_mins(10);
 /// Most notifications of a Source that are fetched or wait for their turn.
 const MOST: usize = 64;
 /// Most that are remembered as fetched: one may be sent again by a Clair that didn't get the answer.
@@ -201,6 +196,7 @@ impl Drop for Fetching {
 }
 
 impl Fetching {
+    /// Until it is done, or is left to Clair to send it again, as its `delivery_interval` says.
     async fn run(self) {
         let until = Instant::now() + LONGEST;
         let mut wait = FIRST_WAIT;
@@ -260,7 +256,7 @@ impl Fetching {
         if notifications.is_some_and(|all| !all.is_empty()) {
             let received = receive(&Delivery::new(Format::Clair, &body))?;
             let name = &self.source.name;
-            let stored = self.of.intake.submit(name, &received.signals, Again::IsTheSame).await?;
+            let stored = self.of.intake.submit_fetched(name, &received.signals).await?;
             for one in stored {
                 self.of.metrics.signal(name, if one.repeated { "repeated" } else { "accepted" });
             }

@@ -1,9 +1,10 @@
 //! The vulnerabilities of an artifact that Harbor has scanned: its webhook counts them, its API lists them.
 //!
-//! Rules: goharbor/harbor, `api/v2.0/swagger.yaml`. They are fetched before the Finding is made, as it is made once and playbooks and
-//! suppressions look at what it lists. Harbor waits 3 s for an answer (`JOBSERVICE_WEBHOOK_JOB_HTTP_CLIENT_TIMEOUT`) and tries three times; so
-//! the Finding is stored with the counts alone where the list isn't there in time, rather than lost.
+//! Rules: goharbor/harbor, `api/v2.0/swagger.yaml`. They are fetched before the Finding is stored, as playbooks and suppressions
+//! look at what it lists. Harbor waits 3 s for an answer (`JOBSERVICE_WEBHOOK_JOB_HTTP_CLIENT_TIMEOUT`) and tries three times; so the Finding is
+//! stored with the counts alone where the list isn't there in time, rather than lost, and the list is fetched later.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -13,9 +14,12 @@ use quell_ingest::{About, FollowUp, Signal, Unreadable, with_harbor_list};
 use reqwest::Url;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::fetch::{FetchError, fetch};
-use super::{FollowUps, Kind, Outcome, Tool};
+use super::{FIRST_WAIT, FollowUps, Kind, LONGEST, LONGEST_WAIT, Outcome, Tool};
+use crate::intake::IntakeError;
 use crate::intake::reads::Reads;
 use crate::intake::sources::Known;
 
@@ -34,11 +38,70 @@ enum HarborError {
     NoArtifact(String),
     #[error("Harbor's list was not there within {} s", TIME.as_secs())]
     TooSlow,
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+}
+
+impl HarborError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Fetch(error) => error.is_transient(),
+            Self::Intake(error) => error.is_transient(),
+            Self::TooSlow => true,
+            Self::Unreadable(_) | Self::NoArtifact(_) => false,
+        }
+    }
+}
+
+/// A list that is fetched later.
+struct Later {
+    of: Arc<FollowUps>,
+    source: Arc<Known>,
+    tool: Tool,
+    signal: Signal,
+    asked: FollowUp,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Later {
+    /// Until the Finding has it. What is stored then is what was reported before, and no repeat.
+    async fn run(self) {
+        let until = Instant::now() + LONGEST;
+        let mut wait = FIRST_WAIT;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.of.end.cancelled() => return,
+            }
+            let Err(error) = self.attempt().await else {
+                self.of.done(&self.source, Kind::Harbor);
+                return;
+            };
+            let rule = &self.signal.rule;
+            let message = format!("the vulnerabilities of {rule} were not fetched again: {error}");
+            self.of.told(&self.source, Kind::Harbor, Outcome::Failed, &message);
+            wait = (wait * 2).min(LONGEST_WAIT);
+            if !error.is_transient() || Instant::now() + wait > until {
+                return;
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<(), HarborError> {
+        let whole = self.of.list(&self.source, &self.tool, &self.signal, &self.asked).await?;
+        self.of.intake.submit_fetched(&self.source.name, &[whole]).await?;
+        Ok(())
+    }
 }
 
 impl FollowUps {
     /// The signals, with the lists of vulnerabilities that belong to them.
-    pub async fn listed(&self, source: &Known, signals: Vec<Signal>, asked: &[FollowUp]) -> Vec<Signal> {
+    pub async fn listed(
+        self: &Arc<Self>,
+        source: &Arc<Known>,
+        signals: Vec<Signal>,
+        asked: &[FollowUp],
+    ) -> Vec<Signal> {
         let wanted = |signal: &Signal| asked.iter().find(|one| is_of(one, signal));
         if !signals.iter().any(|signal| wanted(signal).is_some()) {
             return signals;
@@ -58,7 +121,7 @@ impl FollowUps {
         .await
     }
 
-    async fn with_list(&self, source: &Known, tool: &Tool, mut signal: Signal, asked: &FollowUp) -> Signal {
+    async fn with_list(self: &Arc<Self>, source: &Arc<Known>, tool: &Tool, signal: Signal, asked: &FollowUp) -> Signal {
         let fetched = tokio::time::timeout(TIME, self.list(source, tool, &signal, asked)).await;
         match fetched.unwrap_or(Err(HarborError::TooSlow)) {
             Ok(whole) => {
@@ -66,15 +129,27 @@ impl FollowUps {
                 whole
             }
             Err(error) => {
+                let goes_on = error.is_transient() && self.later(source, tool, &signal, asked);
+                let rest = if goes_on { ". They are fetched later" } else { "" };
+                let rule = &signal.rule;
                 let message = format!(
-                    "the vulnerabilities of {} were not fetched, so its Finding has the counts alone: {error}",
-                    signal.rule
+                    "the vulnerabilities of {rule} were not fetched, so its Finding has the counts alone: {error}{rest}"
                 );
-                signal.details.insert("notFetched".to_owned(), Value::String(error.to_string()));
                 self.told(source, Kind::Harbor, Outcome::Failed, &message);
-                signal
+                let mut counted = signal;
+                counted.details.insert("notFetched".to_owned(), Value::String(error.to_string()));
+                counted
             }
         }
+    }
+
+    /// Whether it is tried again beside what goes on; not where that is done for too many.
+    fn later(self: &Arc<Self>, source: &Arc<Known>, tool: &Tool, signal: &Signal, asked: &FollowUp) -> bool {
+        let Ok(place) = source.following.later.clone().try_acquire_owned() else { return false };
+        let (of, source, tool) = (self.clone(), source.clone(), tool.clone());
+        let later = Later { of, source, tool, signal: signal.clone(), asked: asked.clone(), _place: place };
+        self.tasks.spawn(later.run());
+        true
     }
 
     async fn list(

@@ -31,6 +31,13 @@ use crate::metrics::Metrics;
 
 /// What is fetched at a time for one Source.
 const AT_ONCE: usize = 4;
+/// What is tried again later for one Source, at most.
+const MOST_LATER: usize = 64;
+/// A failure is followed by another try after this, doubled each time.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// Nothing is tried again for longer.
+const LONGEST: Duration = Duration::from_mins(10);
 /// The same trouble of a Source is told again after this.
 const TOLD_AGAIN: Duration = Duration::from_mins(10);
 /// That something is not set up may be meant so.
@@ -55,13 +62,19 @@ pub struct FollowUps {
 #[derive(Debug)]
 pub struct Following {
     turns: Semaphore,
+    later: Arc<Semaphore>,
     told: Mutex<HashMap<(Kind, Reason), Instant>>,
     notifications: clair::Notifications,
 }
 
 impl Default for Following {
     fn default() -> Self {
-        Self { turns: Semaphore::new(AT_ONCE), told: Mutex::default(), notifications: clair::Notifications::default() }
+        Self {
+            turns: Semaphore::new(AT_ONCE),
+            later: Arc::new(Semaphore::new(MOST_LATER)),
+            told: Mutex::default(),
+            notifications: clair::Notifications::default(),
+        }
     }
 }
 
