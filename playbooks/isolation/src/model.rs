@@ -3,6 +3,7 @@
 mod connection;
 mod walks;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,6 +54,18 @@ struct Policies {
 impl Policies {
     fn over(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
         self.by_namespace.get(namespace).into_iter().flat_map(BTreeMap::values).chain(self.of_cluster.values())
+    }
+
+    /// The tiers, if these policies stood, too.
+    fn tiers_over(&self, extra: &[Policy]) -> Cow<'_, BTreeMap<String, CalicoTier>> {
+        let mut tiers = Cow::Borrowed(&self.tiers);
+        for policy in extra.iter().filter(|policy| policy.reference.kind == PolicyKind::CalicoTier) {
+            match policy.tier {
+                Some(tier) => tiers.to_mut().insert(policy.reference.name.clone(), tier),
+                None => tiers.to_mut().remove(&policy.reference.name),
+            };
+        }
+        tiers
     }
 
     fn replace(&mut self, reference: &PolicyRef, policy: Option<Policy>) -> Option<Policy> {
@@ -212,7 +225,8 @@ impl Model {
     }
 
     fn sides(&self, pod: &Seen<'_>, extra: &[Policy]) -> Sides {
-        let mut walks = Walks::new(&self.policies.tiers);
+        let tiers = self.policies.tiers_over(extra);
+        let mut walks = Walks::new(&tiers);
         Sides(Direction::BOTH.map(|direction| walks.of(self.policies_over(pod.namespace, extra), *pod, direction)))
     }
 

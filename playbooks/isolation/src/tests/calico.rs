@@ -61,6 +61,18 @@ fn a_policy_that_does_not_choose_the_pod_says_nothing() {
 }
 
 #[test]
+fn a_tier_that_is_asked_about_beforehand_counts_as_one_that_stands() {
+    let (mut model, db) = shop();
+    let says_nothing = global("security.p", &json!({"tier": "security", "selector": "all()", "ingress": []}));
+    let extra = [tier("security", 100.0, "Deny"), says_nothing, allow_all()];
+    let asked = model.exposure_with(&db, &model.pod(&db).expect("a pod").labels.clone(), &extra).expect("a pod");
+    for policy in extra {
+        model.upsert_policy(policy);
+    }
+    assert_eq!(Some(asked), model.exposure(&db));
+}
+
+#[test]
 fn a_tier_stops_what_it_does_not_decide_unless_it_passes() {
     let strict = json!({"tier": "security", "selector": "all()", "ingress": [{"action": "Pass", "source": {"nets": ["10.0.0.0/8"]}}]});
     let open = open_under([tier("security", 100.0, "Deny"), global("security.p", &strict), allow_all()]);
