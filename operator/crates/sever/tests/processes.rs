@@ -140,7 +140,8 @@ fn a_name_with_brackets_and_spaces_does_not_hide_how_a_process_stands() {
     let proc = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let sly = folder.path().join("a) T 1");
-    fs::copy("/bin/sleep", &sly).unwrap();
+    // A link and no copy: a file that was just written may still be open for writing in a process that another test is starting.
+    symlink("/bin/sleep", &sly).unwrap();
     let sly = Process::of(sly.to_str().unwrap(), &["1000"]).seen(proc.path(), &cgroups(UID, CONTAINER)[0]);
     signal(proc.path(), &target(), Signal::Stop).unwrap();
     assert_eq!(sly.state(), 'T');
