@@ -2,13 +2,15 @@
 //!
 //! A Lease that is renewed holds for its length from the moment that the renewal was sent, and others begin to count later than that. So
 //! the fence is open until four fifths of that time are over; the rest is for writes that are on their way, and for clocks that don't run
-//! alike. Every write of the leader, its effects and its records, passes the fence: before it is sent, and each time that its task goes
-//! on, so that a process that was stopped and wakes up late finds the fence closed before it does anything else. A write that waits for its
+//! alike. Every request of the leader, its effects and its records, passes the fence: before it is sent, and each time that its task goes
+//! on. So do the connections that carry them, which are tasks of their own: a process that was stopped between the moment that a request was
+//! given to its connection and the moment that the connection wrote it finds the fence closed before it writes. A request that waits for its
 //! answer when the fence closes is given up, and its connection with it.
 //!
 //! The clock goes on while the process is stopped and while the machine sleeps.
 //!
-//! What is left is a write that the kernel or a proxy has already taken, and delivers late. No client can take that back. Quell's effects are
+//! What is left is a write that the kernel or a proxy has already taken, and delivers late, and a process that is stopped in the few
+//! instructions between the look at the fence and the kernel. No client can take that back. Quell's effects are
 //! made for it: they have fixed names, test what they change, and repeated by the next leader they are the same.
 
 use std::pin::Pin;
@@ -17,7 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::{Method, Request, Response};
+use axum::http::{Request, Response};
+use hyper::rt::Executor;
 use kube::client::Body;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
@@ -71,7 +74,28 @@ impl Fence {
     }
 }
 
-/// A layer for a client whose writes pass the fence.
+/// Runs the connections of a client while the fence is open. One that is polled when it is closed ends there, with whatever it was given to
+/// write.
+#[derive(Clone, Debug)]
+pub struct FencedConnections(pub Fence);
+
+impl<F> Executor<F> for FencedConnections
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, connection: F) {
+        let fence = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = closed(&fence) => {}
+                () = connection => {}
+            }
+        });
+    }
+}
+
+/// A layer for a client whose requests pass the fence.
 #[derive(Clone, Debug)]
 pub struct FenceLayer(pub Fence);
 
@@ -105,10 +129,6 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.method() == Method::GET {
-            let answer = self.inner.call(request);
-            return Box::pin(async move { answer.await.map_err(Into::into) });
-        }
         if self.fence.is_closed() {
             return Box::pin(std::future::ready(Err(Closed.into())));
         }
@@ -153,10 +173,8 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_secs(5);
 
-    fn request(method: Method) -> Request<Body> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = method;
-        request
+    fn request() -> Request<Body> {
+        Request::new(Body::empty())
     }
 
     #[test]
@@ -170,17 +188,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_are_not_sent_through_a_closed_fence_and_reads_are() {
+    async fn nothing_is_sent_through_a_closed_fence() {
         let fence = Fence::default();
         let service = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(())) });
         let fenced = FenceLayer(fence.clone()).layer(service);
-        for method in [Method::POST, Method::PATCH, Method::PUT, Method::DELETE] {
-            let refused = fenced.clone().oneshot(request(method)).await.expect_err("closed");
-            assert!(refused.is::<Closed>(), "{refused}");
-        }
-        fenced.clone().oneshot(request(Method::GET)).await.expect("a read");
+        let refused = fenced.clone().oneshot(request()).await.expect_err("closed");
+        assert!(refused.is::<Closed>(), "{refused}");
         fence.open_until(now(), LENGTH);
-        fenced.clone().oneshot(request(Method::PATCH)).await.expect("open");
+        fenced.oneshot(request()).await.expect("open");
+    }
+
+    /// A connection's task is woken by what it is given, and may be run only after the process was stopped for a while.
+    #[tokio::test]
+    async fn a_connection_that_goes_on_when_the_fence_is_closed_does_not_write_what_it_was_given_before() {
+        let fence = Fence::default();
+        fence.open_until(now(), LENGTH);
+        let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
+        let (write, mut written) = tokio::sync::mpsc::unbounded_channel();
+        FencedConnections(fence.clone()).execute(async move {
+            while let Some(request) = given.recv().await {
+                let _ = write.send(request);
+            }
+        });
+        give.send("while it is open").expect("a connection");
+        assert_eq!(written.recv().await, Some("while it is open"));
+        give.send("just before it is closed").expect("a connection");
+        fence.close();
+        assert_eq!(written.recv().await, None, "the connection has ended");
     }
 
     #[tokio::test]
@@ -188,7 +222,7 @@ mod tests {
         let fence = Fence::default();
         let service = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<()>, Infallible>>());
         fence.open_until(now(), Duration::from_millis(50));
-        let answer = FenceLayer(fence).layer(service).oneshot(request(Method::PATCH)).await;
+        let answer = FenceLayer(fence).layer(service).oneshot(request()).await;
         assert!(answer.expect_err("given up").is::<Closed>());
     }
 }

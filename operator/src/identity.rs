@@ -9,7 +9,7 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use quell_crds::v1alpha1::{PlaybookKind, PlaybookReference};
 
-use crate::fence::{Fence, FenceLayer};
+use crate::fence::{Fence, FenceLayer, FencedConnections};
 
 /// Clients, one for each identity.
 pub struct Identities {
@@ -20,7 +20,7 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// `config` is what Quell itself connects with, `own` its client. Both write while the fence is open.
+    /// `config` is what Quell itself connects with, `own` its client. Both go through the fence.
     #[must_use]
     pub fn new(config: Config, own: Client, fence: Fence) -> Self {
         Self { config, own, fence, others: Mutex::default() }
@@ -44,9 +44,10 @@ impl Identities {
     }
 }
 
-/// A client whose writes pass the fence.
+/// A client whose requests pass the fence, and whose connections last no longer than it is open.
 pub fn fenced(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
-    Ok(ClientBuilder::try_from(config)?.with_layer(&FenceLayer(fence.clone())).build())
+    let builder = ClientBuilder::try_from((config, FencedConnections(fence.clone())))?;
+    Ok(builder.with_layer(&FenceLayer(fence.clone())).build())
 }
 
 /// A name that no other process has had: the standard library seeds its hashes with 128 random bits.

@@ -110,7 +110,7 @@ struct Clients {
     config: Config,
     /// Reads, and takes signals in.
     client: Client,
-    /// Writes what only the leader writes.
+    /// Does what only the leader does.
     leaders: Client,
     /// Open while this replica leads.
     fence: Fence,

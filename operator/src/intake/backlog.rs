@@ -66,9 +66,21 @@ pub struct Record {
     /// Of a repeat that its process is to count together with others: these, as the Finding's status names them once they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Counted>,
+    /// How many reports this is: repeats that came at the same time are kept as one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub repeats: i64,
     /// It is over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_over: bool,
+}
+
+fn one() -> i64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_one(repeats: &i64) -> bool {
+    *repeats == 1
 }
 
 /// One that waits.
@@ -269,7 +281,7 @@ impl Backlog {
         let source = report.finding.spec.source.clone();
         // Before it is on the disk: what comes meanwhile goes behind it.
         *self.places().behind.entry(source.clone()).or_default() += 1;
-        let kept = self.append(&report.finding, report.is_over, None).await;
+        let kept = self.append(self.record(&report.finding, report.is_over)).await;
         match kept {
             Ok(_) => self.news.notify_one(),
             Err(_) => self.gone(&source),
@@ -281,16 +293,16 @@ impl Backlog {
     pub async fn keep_beside(&self, report: &Report) -> Result<Sequence, KeepError> {
         let id = id(&report.finding);
         self.places().under_way.insert(id.clone(), report.key());
-        let kept = self.append(&report.finding, report.is_over, None).await;
+        let kept = self.append(self.record(&report.finding, report.is_over)).await;
         if kept.is_err() {
             self.places().under_way.remove(&id);
         }
         kept
     }
 
-    /// Keeps a repeat that this process counts together with others of a batch, until [`Self::counted`] says that it has.
-    pub async fn keep_repeat(&self, finding: &Finding, batch: Counted) -> Result<Sequence, KeepError> {
-        self.append(finding, false, Some(batch)).await
+    /// Keeps so many repeats that this process counts together with others of a batch, until [`Self::counted`] says that it has.
+    pub async fn keep_repeats(&self, finding: &Finding, repeats: i64, batch: Counted) -> Result<Sequence, KeepError> {
+        self.append(Record { batch: Some(batch), repeats, ..self.record(finding, false) }).await
     }
 
     /// Repeats are in the count of their Finding, or can't ever be.
@@ -300,8 +312,11 @@ impl Backlog {
         }
     }
 
-    async fn append(&self, finding: &Finding, is_over: bool, batch: Option<Counted>) -> Result<Sequence, KeepError> {
-        let record = Record { process: self.process.clone(), finding: finding.clone(), batch, is_over };
+    fn record(&self, finding: &Finding, is_over: bool) -> Record {
+        Record { process: self.process.clone(), finding: finding.clone(), batch: None, repeats: 1, is_over }
+    }
+
+    async fn append(&self, record: Record) -> Result<Sequence, KeepError> {
         let appended = match (self.spool.load_full(), serde_json::to_vec(&record)) {
             (Some(spool), Ok(payload)) => spool.append(Bytes::from(payload)).await.map_err(KeepError::from),
             (None, _) => Err(KeepError::NotOpen(self.trouble().unwrap_or_default())),

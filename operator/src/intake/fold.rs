@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,6 +14,7 @@ use quell_crds::v1alpha1::{Counted, Finding};
 use quell_ingest::{News, news};
 use quell_spool::Sequence;
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -63,6 +64,58 @@ struct Batch {
     /// Of those that are about to be counted in it.
     coming: TaskTracker,
     repeats: Mutex<Repeats>,
+    keeping: Mutex<Keeping>,
+}
+
+/// Repeats on their way to the disk: those that come while others are written there are written together, after these.
+#[derive(Default)]
+struct Keeping {
+    /// Somebody writes, and will write what comes.
+    goes_on: bool,
+    next: Option<Group>,
+}
+
+/// Repeats of one Finding that become one entry on disk.
+struct Group {
+    number: i64,
+    /// What the worst of them says, the latest of these; rather what may say something new.
+    finding: Finding,
+    says_more: bool,
+    answers: Vec<oneshot::Sender<()>>,
+}
+
+impl Group {
+    fn new(finding: Finding, says_more: bool, answer: oneshot::Sender<()>) -> Self {
+        Self { number: 1, finding, says_more, answers: vec![answer] }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.number += other.number;
+        self.answers.extend(other.answers);
+        if (other.says_more, other.finding.spec.severity) >= (self.says_more, self.finding.spec.severity) {
+            (self.finding, self.says_more) = (other.finding, other.says_more);
+        }
+    }
+}
+
+impl Batch {
+    /// Whether nobody writes, so that whoever asks must.
+    fn join(&self, group: Group) -> bool {
+        let mut keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut keeping.next {
+            Some(next) => next.join(group),
+            next => *next = Some(group),
+        }
+        !std::mem::replace(&mut keeping.goes_on, true)
+    }
+
+    /// What has come; with nothing, nobody writes any more.
+    fn next_group(&self) -> Option<Group> {
+        let mut keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = keeping.next.take();
+        keeping.goes_on = next.is_some();
+        next
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,7 +135,7 @@ struct Place {
 }
 
 impl Place {
-    fn take(self, number: i64, kept: Option<Sequence>, says: Option<&Finding>) {
+    fn take(&self, number: i64, kept: Option<Sequence>, says: Option<&Finding>) {
         let Ok(mut repeats) = self.batch.repeats.lock() else { return };
         repeats.number += number;
         repeats.last = Some(Utc::now());
@@ -128,13 +181,17 @@ impl Folder {
         }
     }
 
-    /// Counts one repeat of the Finding. When this returns, it is on disk, unless the disk fails: what is wrong with it is told of, and the
-    /// repeat is counted from memory.
-    pub async fn keep_and_count(&self, finding: &Finding, says_more: bool, backlog: &Backlog) {
-        let Some(place) = self.place(finding) else { return };
-        let batch = Counted { by: self.process.to_string(), through: place.batch.number };
-        let kept = backlog.keep_repeat(finding, batch).await.ok();
-        place.take(1, kept, Some(finding).filter(|_| says_more));
+    /// Counts one repeat of the Finding, whether whoever asks waits for that or not. When this returns, it is on disk, unless the disk fails:
+    /// what is wrong with it is told of, and the repeat is counted from memory.
+    pub async fn keep_and_count(&self, finding: Finding, says_more: bool, backlog: &Arc<Backlog>) {
+        let Some(place) = self.place(&finding) else { return };
+        let (answer, kept) = oneshot::channel();
+        if place.batch.join(Group::new(finding, says_more, answer)) {
+            self.tasks.spawn(keep_groups(self.process.clone(), place, backlog.clone()));
+        }
+        if kept.await.is_err() {
+            tracing::error!("counting a repeat broke off");
+        }
     }
 
     fn place(&self, finding: &Finding) -> Option<Place> {
@@ -150,7 +207,7 @@ impl Folder {
 
     fn batch(&self) -> Arc<Batch> {
         let number = self.batches.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Batch { number, coming: TaskTracker::new(), repeats: Mutex::default() })
+        Arc::new(Batch { number, coming: TaskTracker::new(), repeats: Mutex::default(), keeping: Mutex::default() })
     }
 
     /// Lives as long as repeats keep coming, one writer for each Finding. What could not be written is tried again; whether the API server
@@ -300,7 +357,7 @@ impl Folder {
                 if one.record.is_over {
                     status.resolve(one.since.into());
                 } else {
-                    status.report(1, one.since.into());
+                    status.report(one.record.repeats, one.since.into());
                 }
             }
             Some(())
@@ -382,6 +439,19 @@ impl Folder {
             }
         }
         last.map_or(Ok(true), Err)
+    }
+}
+
+/// Keeps and counts the groups of a batch, until none comes.
+async fn keep_groups(process: Arc<str>, place: Place, backlog: Arc<Backlog>) {
+    while let Some(group) = place.batch.next_group() {
+        let batch = Counted { by: process.to_string(), through: place.batch.number };
+        let kept = backlog.keep_repeats(&group.finding, group.number, batch).await.ok();
+        place.take(group.number, kept, Some(&group.finding).filter(|_| group.says_more));
+        for answer in group.answers {
+            // Who asked may have gone.
+            let _ = answer.send(());
+        }
     }
 }
 

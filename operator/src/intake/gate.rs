@@ -52,7 +52,7 @@ pub struct Refusal {
 }
 
 /// Lets a request in to where its body is read, or not.
-pub async fn admit(State(server): State<Server>, request: Request, next: Next) -> Response {
+pub async fn admit(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let Some(name) = path.strip_prefix("/v1/sources/").filter(|name| !name.is_empty() && !name.contains('/')) else {
         let message = "signals are taken in by POST /v1/sources/<name of a Source>";

@@ -62,7 +62,6 @@ pub enum ServeError {
 }
 
 /// What the handlers need.
-#[derive(Clone)]
 pub struct Server {
     /// Makes Findings.
     pub intake: Arc<Intake>,
@@ -101,7 +100,7 @@ pub async fn serve(
         ended.cancelled().await;
         stop.graceful_shutdown(Some(LONGEST));
     });
-    let service = router(server).into_make_service();
+    let service = router(Arc::new(server)).into_make_service();
     let listening = |source| ServeError::Listen { address, source };
     if settings.ingest_plaintext {
         tracing::info!(%address, "takes signals in, without TLS");
@@ -136,7 +135,7 @@ fn bound(connections: &mut Builder<TokioExecutor>) {
         .keep_alive_timeout(SLOWEST_HEADERS);
 }
 
-fn router(server: Server) -> Router {
+fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/sources/{name}", post(take))
         // The sender is judged before its body is read, let alone unpacked; the limit on bodies, which is the Source's, counts what is unpacked.
@@ -146,7 +145,7 @@ fn router(server: Server) -> Router {
 }
 
 async fn take(
-    State(server): State<Server>,
+    State(server): State<Arc<Server>>,
     Path(name): Path<String>,
     Extension(source): Extension<Arc<Known>>,
     Extension(arrived): Extension<Arrived>,

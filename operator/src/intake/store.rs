@@ -68,6 +68,11 @@ impl Intake {
                 }
             };
         }
+        if let Some(says_more) = self.repeats(&report) {
+            let accepted = accepted(&report.finding, true);
+            self.folder.keep_and_count(report.finding, says_more, backlog).await;
+            return Ok(Some(accepted));
+        }
         // A task of its own: it goes on when the sender has its answer.
         let storing = {
             let (intake, mut report) = (self.clone(), report.clone());
@@ -95,13 +100,7 @@ impl Intake {
         };
         match stored {
             Ok(Stored { accepted: Some(accepted), repeat: Repeat::ToBeCounted { says_more } }) => {
-                let (folder, backlog, finding) =
-                    (self.folder.clone(), backlog.clone(), in_place(report.finding, &accepted));
-                // A task of its own, too: what is on disk is counted, whether the sender waits for that or not.
-                let counting = tokio::spawn(async move { folder.keep_and_count(&finding, says_more, &backlog).await });
-                if let Err(error) = counting.await {
-                    tracing::error!(%error, "counting a repeat broke off");
-                }
+                self.folder.keep_and_count(in_place(report.finding, &accepted), says_more, backlog).await;
                 Ok(Some(accepted))
             }
             Err(error) if error.is_transient() => {
@@ -109,6 +108,17 @@ impl Intake {
                 self.keep(&report, backlog).await.map(Some).map_err(|kept| not_kept(error, kept))
             }
             other => other.map(|stored| stored.accepted),
+        }
+    }
+
+    /// Whether a report repeats what the copies show, so that nothing but a count is to be written, and whether it says more all the same.
+    fn repeats(&self, report: &Report) -> Option<bool> {
+        let known = self.caches.findings.get(&ObjectRef::from_obj(&report.finding)).filter(|_| !report.is_over)?;
+        let is_over = known.status.as_ref().is_some_and(FindingStatus::is_resolved);
+        let is_same = known.spec.fingerprint == report.finding.spec.fingerprint;
+        match news(&known.spec, &report.finding.spec) {
+            News::Worse => None,
+            news => (is_same && !is_over).then_some(news != News::Nothing),
         }
     }
 

@@ -9,7 +9,7 @@ use quell_tests::floor::bare::Bare;
 use quell_tests::floor::quell::{self, Quell};
 use quell_tests::floor::{percentiles, ratio, requests, verification};
 use quell_tests::guards::Guards;
-use quell_tests::{ControlPlane, Operator, Options, TestNamespace};
+use quell_tests::{ControlPlane, Operator, TestNamespace};
 
 /// Times Quell's way from an alert to containment beside the least that a bare client needs, on the same API server, in turns.
 #[derive(Parser)]
@@ -29,9 +29,8 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
-    // Quell runs as a process of its own, and this binary is the one that is sure to be there.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
-        return Ok(quell_operator::start());
+    if let Some(ended) = quell_tests::operator::run_as_quell() {
+        return Ok(ended);
     }
     measure(Arguments::parse())?;
     Ok(ExitCode::SUCCESS)
@@ -39,11 +38,8 @@ fn main() -> Result<ExitCode> {
 
 #[tokio::main]
 async fn measure(Arguments { alone, burst, bursts, guards }: Arguments) -> Result<()> {
-    let control_plane = ControlPlane::start(Options::default()).await?;
-    quell_tests::operator::prepare(&control_plane).await?;
-    quell::declare(&control_plane).await?;
-    let operator = Operator::start(&std::env::current_exe()?, &control_plane, &["--log", "warn"]).await?;
-    quell::playbook_is_ready(&control_plane).await?;
+    let control_plane = quell::control_plane(3).await?;
+    let operator = quell::start(&control_plane, None, &["--log", "warn"]).await?;
     if !guards {
         quell_tests::guards::remove(&control_plane, &Guards::default()).await?;
     }

@@ -12,10 +12,10 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Resource, ResourceExt as _};
 use quell_crds::names;
+use quell_tests::TestNamespace;
 use quell_tests::floor::percentiles;
 use quell_tests::floor::quell::{self, Quell};
 use quell_tests::guards::Guards;
-use quell_tests::{ControlPlane, Operator, Options, TestNamespace};
 use serde_json::{Value, json};
 
 /// Opens quarantines in turns with patching a label of another pod, and times each by a watch of its own.
@@ -27,9 +27,8 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
-    // Quell runs as a process of its own, and this binary is the one that is sure to be there.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
-        return Ok(quell_operator::start());
+    if let Some(ended) = quell_tests::operator::run_as_quell() {
+        return Ok(ended);
     }
     measure(&Arguments::parse())?;
     Ok(ExitCode::SUCCESS)
@@ -37,11 +36,8 @@ fn main() -> Result<ExitCode> {
 
 #[tokio::main]
 async fn measure(arguments: &Arguments) -> Result<()> {
-    let control_plane = ControlPlane::start(Options::default()).await?;
-    quell_tests::operator::prepare(&control_plane).await?;
-    quell::declare(&control_plane).await?;
-    let operator = Operator::start(&std::env::current_exe()?, &control_plane, &["--log", "error"]).await?;
-    quell::playbook_is_ready(&control_plane).await?;
+    let control_plane = quell::control_plane(3).await?;
+    let operator = quell::start(&control_plane, None, &["--log", "error"]).await?;
     // They would refuse to open anything.
     quell_tests::guards::remove(&control_plane, &Guards::default()).await?;
 

@@ -13,12 +13,12 @@ use kube::api::{Api, ListParams};
 use kube::runtime::watcher;
 use quell_crds::names;
 use quell_crds::v1alpha1::Finding;
+use quell_tests::TestNamespace;
 use quell_tests::floor::quell::{self, SOURCE, alert};
 use quell_tests::floor::seen::{Seen, light};
 use quell_tests::floor::{percentiles, ratio};
 use quell_tests::storm::sender::{self, Address};
 use quell_tests::storm::{processor_time, resident_memory};
-use quell_tests::{ControlPlane, Operator, Options, TestNamespace};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
@@ -41,6 +41,7 @@ struct Arguments {
     critical: usize,
 }
 
+const FLAGS: [&str; 2] = ["--log", "warn"];
 /// Between two critical alerts.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Connections of the senders.
@@ -48,9 +49,8 @@ const CONNECTIONS: usize = 32;
 const LONGEST: Duration = Duration::from_mins(5);
 
 fn main() -> Result<ExitCode> {
-    // Quell runs as a process of its own, and this binary is the one that is sure to be there.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
-        return Ok(quell_operator::start());
+    if let Some(ended) = quell_tests::operator::run_as_quell() {
+        return Ok(ended);
     }
     measure(&Arguments::parse())?;
     Ok(ExitCode::SUCCESS)
@@ -59,10 +59,8 @@ fn main() -> Result<ExitCode> {
 #[tokio::main]
 async fn measure(arguments: &Arguments) -> Result<()> {
     let nodes = u32::try_from(arguments.pods.div_ceil(100) + 3)?;
-    let control_plane = ControlPlane::start(Options { nodes, ..Options::default() }).await?;
-    quell_tests::operator::prepare(&control_plane).await?;
-    quell::declare(&control_plane).await?;
-    let mut operator = start(&control_plane).await?;
+    let control_plane = quell::control_plane(nodes).await?;
+    let mut operator = quell::start(&control_plane, None, &FLAGS).await?;
     let namespace = TestNamespace::create(&control_plane, "scale").await?;
     let pods = numbered("pod", arguments.pods);
     let (quiet, noisy) = (numbered("quiet", arguments.critical), numbered("noisy", arguments.critical));
@@ -106,18 +104,12 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let memory = resident_memory(operator.process())? / 1024;
     drop(operator);
     let again = Instant::now();
-    operator = start(&control_plane).await?;
+    operator = quell::start(&control_plane, None, &FLAGS).await?;
     let ready = again.elapsed();
     println!("started again:  {} MiB", resident_memory(operator.process())? / 1024);
     println!("scale: {all} findings, {memory} MiB, ready in {:.1} s", ready.as_secs_f64());
     drop(operator);
     control_plane.stop().await
-}
-
-async fn start(control_plane: &ControlPlane) -> Result<Operator> {
-    let operator = Operator::start(&std::env::current_exe()?, control_plane, &["--log", "warn"]).await?;
-    quell::playbook_is_ready(control_plane).await?;
-    Ok(operator)
 }
 
 /// Critical alerts one after the other: how long each took until its pod was seen to be cut off.

@@ -15,7 +15,7 @@ use quell_tests::floor::quell::{self, Quell, SOURCE, alert};
 use quell_tests::proxy::Pass;
 use quell_tests::storm::sender::{self, Address};
 use quell_tests::storm::{cores, is_write, processor_time};
-use quell_tests::{ControlPlane, Operator, Options, Proxy, TestNamespace, wait};
+use quell_tests::{Proxy, TestNamespace, wait};
 
 /// Quell on one core, the sender on another where there is one.
 #[derive(Parser)]
@@ -35,9 +35,8 @@ struct Arguments {
 const LONGEST_COUNT: Duration = Duration::from_secs(30);
 
 fn main() -> Result<ExitCode> {
-    // Quell runs as a process of its own, and this binary is the one that is sure to be there.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "operator") {
-        return Ok(quell_operator::start());
+    if let Some(ended) = quell_tests::operator::run_as_quell() {
+        return Ok(ended);
     }
     measure(&Arguments::parse())?;
     Ok(ExitCode::SUCCESS)
@@ -45,17 +44,14 @@ fn main() -> Result<ExitCode> {
 
 #[tokio::main]
 async fn measure(arguments: &Arguments) -> Result<()> {
-    let control_plane = ControlPlane::start(Options::default()).await?;
-    quell_tests::operator::prepare(&control_plane).await?;
-    quell::declare(&control_plane).await?;
+    let control_plane = quell::control_plane(3).await?;
     let proxy = Proxy::start(&control_plane, Arc::new(Pass)).await?;
     let kubeconfig = control_plane.dir().join("storm.kubeconfig");
     proxy.write_kubeconfig(&kubeconfig)?;
     let spool = control_plane.dir().join("spool");
     let spool = spool.to_str().context("the folder of the spool")?;
     let flags = ["--log", "warn", "--spool", spool];
-    let operator = Operator::start_by(&std::env::current_exe()?, &control_plane, &kubeconfig, &flags).await?;
-    quell::playbook_is_ready(&control_plane).await?;
+    let operator = quell::start(&control_plane, Some(&kubeconfig), &flags).await?;
     let cores = cores::allowed()?;
     cores::bind_process(operator.process(), cores[0])?;
 

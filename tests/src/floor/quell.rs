@@ -1,5 +1,6 @@
 //! Quell, from the POST of an alert on.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ use super::bare::AT_ONCE;
 use super::seen::{Seen, light};
 use crate::fixtures::{Described as _, PodCarrier as _, pod};
 use crate::operator::source_spec;
-use crate::{ControlPlane, Operator, TestNamespace, wait};
+use crate::{ControlPlane, Operator, Options, TestNamespace, wait};
 
 /// Name of the Source that alerts are posted to.
 pub const SOURCE: &str = "falco";
@@ -29,6 +30,22 @@ pub struct Quell<'a> {
     recorded: Seen,
     /// How long the sender waited for its answer, which says that the Finding is durable; one for each alert alone.
     pub answered: Vec<Duration>,
+}
+
+/// A control plane with so many nodes, with all that Quell needs there, [declared](declare).
+pub async fn control_plane(nodes: u32) -> Result<ControlPlane> {
+    let control_plane = ControlPlane::start(Options { nodes, ..Options::default() }).await?;
+    crate::operator::prepare(&control_plane).await?;
+    declare(&control_plane).await?;
+    Ok(control_plane)
+}
+
+/// Quell at work there, as a process of this binary ([`crate::operator::run_as_quell`]), by its usual way to the API server or by another.
+pub async fn start(control_plane: &ControlPlane, kubeconfig: Option<&Path>, flags: &[&str]) -> Result<Operator> {
+    let kubeconfig = kubeconfig.unwrap_or(control_plane.kubeconfig_path());
+    let operator = Operator::start_by(&std::env::current_exe()?, control_plane, kubeconfig, flags).await?;
+    playbook_is_ready(control_plane).await?;
+    Ok(operator)
 }
 
 /// A Source for Falco, and a playbook that quarantines.
