@@ -49,6 +49,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
             {
                 signals.push(signal(&object, "", group, &Fields::new())?);
             }
+            None if group.contains_key("alerts") && group.contains_key("receiver") => {}
             None => {
                 return Err(Unreadable::other_format(
                     object.at("alerts"),
@@ -208,6 +209,7 @@ mod tests {
     #[test]
     fn another_body_is_refused_and_an_empty_one_is_nothing() {
         assert!(read(br#"{"receiver":"a","alerts":[]}"#).unwrap().is_empty());
+        assert!(read(br#"{"receiver":"a","alerts":null}"#).unwrap().is_empty());
         for (body, at) in [
             (r#"{"a":1}"#, "alerts"),
             (r#"{"receiver":"a","alerts":[{"labels":[]}]}"#, "alerts[0].labels"),

@@ -18,6 +18,8 @@ pub(crate) struct Event {
     pub(crate) kind: Option<String>,
     /// EventBridge's time of the event.
     pub(crate) time: Option<String>,
+    /// EventBridge's `account` and `region`.
+    pub(crate) account: Option<(String, String)>,
 }
 
 /// What a reader of one service makes of an event.
@@ -54,7 +56,8 @@ fn unwrap(mut object: Object, read: Reader, received: &mut Received) -> Result<(
             _ => Err(Unreadable::new(object.at("Type"), format!("{kind} is no type of SNS' messages"))),
         };
     }
-    let (source, kind, time) = (text("source"), text("detail-type"), text("time"));
+    let (source, kind, time, account) =
+        (text("source"), text("detail-type"), text("time"), text("account").zip(text("region")));
     if kind.is_some() || source.as_ref().is_some_and(|source| source.starts_with("aws.")) {
         let detail = match object.fields.shift_remove("detail") {
             Some(Value::Object(detail)) => detail,
@@ -67,9 +70,9 @@ fn unwrap(mut object: Object, read: Reader, received: &mut Received) -> Result<(
             None => return Err(Unreadable::other_format(object.at("detail"), "an event of EventBridge has it")),
         };
         let object = object.inside("detail", detail);
-        return read(&Event { object, source, kind, time }, &mut received.signals);
+        return read(&Event { object, source, kind, time, account }, &mut received.signals);
     }
-    read(&Event { object, source: None, kind: None, time: None }, &mut received.signals)
+    read(&Event { object, source: None, kind: None, time: None, account: None }, &mut received.signals)
 }
 
 impl Event {

@@ -37,6 +37,8 @@ pub(crate) fn read(body: &[u8]) -> Result<Received, Unreadable> {
             received.signals.push(notification(&object, "", &object.fields)?);
         } else if has("featurename") || has("image") && has("vulnerabilities") {
             received.signals.push(version_2(&object)?);
+        } else if has("LayerCount") && has("Vulnerabilities") {
+            received.signals.push(of_klar(&object)?);
         } else if has("updater") && has("name") {
             received.signals.push(alone(&object)?);
         } else {
@@ -167,7 +169,44 @@ fn alone(object: &Object) -> Result<Signal, Unreadable> {
     Ok(signal.with_vulnerabilities(summarise([found])))
 }
 
-/// clair-scanner, clairctl, klar: what isn't approved of an image.
+/// klar: vulnerabilities by their severity, of an image that it doesn't name; who sends the report may name it in a field `image`.
+fn of_klar(object: &Object) -> Result<Signal, Unreadable> {
+    let fields = &object.fields;
+    let none = Fields::new();
+    let by_severity = match field(fields, "Vulnerabilities") {
+        Some(Value::Object(map)) => map,
+        None => &none,
+        Some(other) => {
+            let problem = format!("an object was expected, this is {}", json::kind_of(other));
+            return Err(Unreadable::new(object.at("Vulnerabilities"), problem));
+        }
+    };
+    let mut found = Vec::new();
+    for level in by_severity.keys() {
+        let moved = |error: Unreadable| Unreadable { at: format!("Vulnerabilities.{}", error.at), ..error };
+        for (at, one) in items(object, by_severity, level).map_err(moved)?.unwrap_or_default() {
+            let text = |name: &str| text_at(one, &[name]).unwrap_or_default();
+            let Some(id) = text_at(one, &["Name"]) else {
+                return Err(Unreadable::other_format(
+                    object.at(&format!("Vulnerabilities.{at}.Name")),
+                    "each of them has a name",
+                ));
+            };
+            found.push(Vulnerability {
+                id,
+                package: text("FeatureName"),
+                installed_version: text("FeatureVersion"),
+                fixed_version: text("FixedBy"),
+                severity: severity(text_at(one, &["Severity"]).as_deref().unwrap_or(level)),
+                title: text("Description").lines().next().unwrap_or_default().to_owned(),
+                ..Vulnerability::default()
+            });
+        }
+    }
+    Ok(of_image(text_at(fields, &["image"]), found))
+}
+
+/// clair-scanner and clairctl: what isn't approved of an image.
 fn version_2(object: &Object) -> Result<Signal, Unreadable> {
     let fields = &object.fields;
     let approved = |id: &str| {
@@ -192,7 +231,11 @@ fn version_2(object: &Object) -> Result<Signal, Unreadable> {
             ..Vulnerability::default()
         });
     }
-    let name = text_at(fields, &["image"]).unwrap_or_else(|| "unknown".to_owned());
+    Ok(of_image(text_at(fields, &["image"]), found))
+}
+
+fn of_image(name: Option<String>, found: Vec<Vulnerability>) -> Signal {
+    let name = name.unwrap_or_else(|| "unknown".to_owned());
     let about =
         image(Some(name.clone())).map_or_else(|| About::outside("Artifact", &name), |image| About::Image { image });
     let rule = match &about {
@@ -200,8 +243,8 @@ fn version_2(object: &Object) -> Result<Signal, Unreadable> {
         _ => name,
     };
     let identity = vec![Category::Vulnerability.to_string(), about.image_identity()];
-    Ok(Signal { identity, ..Signal::new(TOOL, Category::Vulnerability, rule, about) }
-        .with_vulnerabilities(summarise(found)))
+    Signal { identity, ..Signal::new(TOOL, Category::Vulnerability, rule, about) }
+        .with_vulnerabilities(summarise(found))
 }
 
 #[cfg(test)]
@@ -278,8 +321,31 @@ mod tests {
     }
 
     #[test]
+    fn a_report_of_klar_is_one_signal_and_an_empty_one_ends_it() {
+        let body = |vulnerabilities: Value| json!({"LayerCount": 9, "Vulnerabilities": vulnerabilities});
+        let of = |name: &str, severity: &str| json!({"Name": name, "Severity": severity, "FeatureName": "perl", "FeatureVersion": "5", "FixedBy": "6"});
+        let found = one(&body(
+            json!({"High": [of("RHSA-1", "High")], "Medium": [of("RHSA-2", "Medium"), of("RHSA-3", "Medium")]}),
+        ));
+        assert_eq!((found.severity, found.vulnerabilities.len(), found.resolved), (Severity::High, 3, false));
+        assert_eq!(
+            (found.vulnerabilities[0].package.as_str(), found.vulnerabilities[0].fixed_version.as_str()),
+            ("perl", "6")
+        );
+        for empty in [json!({}), Value::Null] {
+            let clean = one(&body(empty));
+            assert!(clean.resolved && clean.identity == found.identity && clean.about == found.about);
+        }
+        let mut named = body(json!({"High": [of("RHSA-1", "High")]}));
+        named["image"] = json!("registry.example/shop:1");
+        assert!(matches!(one(&named).about, About::Image { image } if image.reference == "registry.example/shop:1"));
+    }
+
+    #[test]
     fn other_bodies_are_refused_with_their_place() {
         for (body, at) in [
+            (json!({"LayerCount": 1, "Vulnerabilities": 3}), "Vulnerabilities"),
+            (json!({"LayerCount": 1, "Vulnerabilities": {"High": [{}]}}), "Vulnerabilities.High[0].Name"),
             (json!({"a": 1}), "manifest_hash"),
             (json!({"manifest_hash": "x", "packages": 3}), "packages"),
             (json!({"notifications": [{}]}), "notifications[0].manifest"),

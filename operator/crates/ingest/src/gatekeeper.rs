@@ -24,6 +24,9 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
             signals.extend(message(&object)?);
             continue;
         }
+        if is_other_line(&object.fields) {
+            continue;
+        }
         for resource in resources_in(object, WANTED)? {
             constraint(&resource, &mut signals)?;
         }
@@ -34,6 +37,11 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
 /// `audit is started`, `audit is completed`.
 pub(crate) fn says_nothing(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.starts_with("audit is "))
+}
+
+/// A line of the audit's log that tells of something else than violations.
+fn is_other_line(fields: &Fields) -> bool {
+    ["level", "ts", "msg"].iter().all(|name| fields.contains_key(*name)) && !fields.contains_key("kind")
 }
 
 fn constraint(resource: &Resource, signals: &mut Vec<Signal>) -> Result<(), Unreadable> {
@@ -222,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_an_audit_says_about_itself_is_nothing_and_a_deleted_constraint_ends_its_violations() {
-        let lines = "\"audit is started\"\n{\"event_type\":\"audit_started\"}\n\"audit is completed\"";
+        let lines = "\"audit is started\"\n{\"event_type\":\"audit_started\"}\n{\"level\":\"info\",\"ts\":1767225600.1,\"logger\":\"controller\",\"msg\":\"auditing is complete\"}\n\"audit is completed\"";
         assert!(read(lines.as_bytes()).unwrap().is_empty());
         assert!(one(&json!({"type": "DELETED", "object": constraint("deny", &json!({}), "m")})).resolved);
         assert!(

@@ -22,11 +22,13 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
 }
 
 fn report(object: &Object) -> Result<Signal, Unreadable> {
-    let Some(matches) = items(object, &object.fields, "matches")? else {
+    if !object.fields.contains_key("matches") {
         return Err(Unreadable::other_format(object.at("matches"), "a report of Grype lists its matches here"));
-    };
-    let source = object_at(&object.fields, &["source"]);
-    if source.is_none() && !["descriptor", "distro"].iter().any(|name| object.fields.contains_key(*name)) {
+    }
+    let matches = items(object, &object.fields, "matches")?.unwrap_or_default();
+    // Of packages alone, named by their URLs, there is no source.
+    let source = ["source", "descriptor", "distro"].iter().any(|name| object.fields.contains_key(*name));
+    if matches.is_empty() && !source {
         return Err(Unreadable::other_format(object.at("source"), "a report of Grype says what was scanned"));
     }
     document(TOOL, object, &matches, &object.fields)
@@ -203,6 +205,7 @@ mod tests {
         let clean = signals(&body(json!([]))).remove(0);
         let dirty = signals(&body(json!([one()]))).remove(0);
         assert!(clean.resolved);
+        assert!(signals(&body(Value::Null)).remove(0).resolved);
         assert_eq!((&clean.rule, &clean.identity, &clean.about), (&dirty.rule, &dirty.identity, &dirty.about));
     }
 
@@ -211,6 +214,7 @@ mod tests {
         for (source, kind, name) in [
             (json!({"type": "directory", "target": "."}), "Filesystem", "."),
             (json!({"type": "file", "target": "app.jar"}), "File", "app.jar"),
+            (Value::Null, "Artifact", "unknown"),
             (json!({"type": "image", "target": {"userInput": "RE DACTED"}}), "Artifact", "RE DACTED"),
         ] {
             let mut body = body(json!([one()]));
@@ -226,6 +230,7 @@ mod tests {
             (r#"{"runs":[]}"#, "matches"),
             (r#"{"matches":[]}"#, "source"),
             (r#"{"matches":[{"a":1}],"source":{}}"#, "matches[0].vulnerability"),
+            (r#"{"matches":[{"a":1}]}"#, "matches[0].vulnerability"),
             (r#"{"matches":5,"source":{}}"#, "matches"),
         ] {
             assert_eq!(read(body.as_bytes()).unwrap_err().at, at, "{body}");

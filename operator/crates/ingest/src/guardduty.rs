@@ -70,7 +70,16 @@ fn finding(event: &Event, at: &str, fields: &Fields) -> Result<Signal, Unreadabl
             "service".to_owned(),
             pick(
                 service,
-                &["action", "count", "eventFirstSeen", "eventLastSeen", "resourceRole", "runtimeDetails", "evidence"],
+                &[
+                    "action",
+                    "count",
+                    "eventFirstSeen",
+                    "eventLastSeen",
+                    "resourceRole",
+                    "runtimeDetails",
+                    "evidence",
+                    "detection",
+                ],
             )
             .into(),
         );
@@ -91,14 +100,14 @@ fn finding(event: &Event, at: &str, fields: &Fields) -> Result<Signal, Unreadabl
         details: bound::details(&details),
         detected_at: seen.into_iter().flatten().find_map(|at| time(&at)),
         identity: vec![id],
-        ..Signal::new(TOOL, category(&rule), rule, about(resource))
+        ..Signal::new(TOOL, category(&rule), rule, in_sequence(fields).unwrap_or_else(|| about(resource)))
     })
 }
 
 fn category(rule: &str) -> Category {
     if rule.contains(":Kubernetes/") {
         Category::Audit
-    } else if rule.contains(":Runtime/") || rule.contains(":Container/") {
+    } else if [":Runtime/", ":Container/", "AttackSequence:EKS/"].iter().any(|part| rule.contains(part)) {
         Category::Runtime
     } else {
         Category::Other
@@ -156,6 +165,25 @@ fn about(resource: &Fields) -> About {
     });
     let bucket = || objects_at(resource, &["s3BucketDetails"]).find_map(|bucket| text_at(bucket, &["name"]));
     About::outside(&kind, &found.or_else(bucket).unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// What an attack sequence is about, which lists all that had a part in it: the workload where it is one, else the cluster. Nothing of other findings.
+fn in_sequence(fields: &Fields) -> Option<About> {
+    let sequence = object_at(fields, &["service", "detection", "sequence"])?;
+    let named = |resource: &Fields, part: &str| {
+        let data = object_at(resource, &["data", part])?;
+        let name = text_at(resource, &["name"]).or_else(|| text_at(resource, &["uid"]))?;
+        let mut said = data.clone();
+        said.insert("name".to_owned(), name.into());
+        Some(said)
+    };
+    let all = |part: &'static str| objects_at(sequence, &["resources"]).filter_map(move |one| named(one, part));
+    let mut workloads = all("kubernetesWorkload").filter_map(|workload| in_cluster(&workload, None));
+    if let (Some(only), None) = (workloads.next(), workloads.next()) {
+        return Some(only);
+    }
+    let cluster = all("eksCluster").next().and_then(|cluster| text_at(&cluster, &["name"]))?;
+    Some(About::outside("Cluster", &cluster))
 }
 
 /// The pod or workload that GuardDuty names, and of its containers the one that is meant, or the only one.
@@ -287,6 +315,30 @@ mod tests {
             let mut detail = detail();
             detail["resource"] = resource;
             assert_eq!(one(&event(&detail)).about, expected);
+        }
+    }
+
+    #[test]
+    fn an_attack_sequence_is_about_its_workload_where_it_has_one_and_else_about_the_cluster() {
+        let workload = |name: &str| json!({"uid": "u", "name": name, "resourceType": "KUBERNETES_WORKLOAD", "data": {"kubernetesWorkload": {"type": "PODS", "namespace": "shop"}}});
+        let sequence = |workloads: Vec<Value>| {
+            let cluster = json!({"uid": "arn:aws:eks:eu-central-1:1:cluster/prod", "name": "prod", "resourceType": "EKS_CLUSTER", "data": {"eksCluster": {"status": "ACTIVE"}}});
+            let resources: Vec<Value> = std::iter::once(cluster).chain(workloads).collect();
+            event(
+                &json!({"id": "f1", "type": "AttackSequence:EKS/CompromisedCluster", "severity": 9.0, "title": "Compromised",
+                "resource": {"resourceType": "AttackSequence"}, "service": {"detection": {"sequence": {"uid": "s", "resources": resources}}}}),
+            )
+        };
+        let one_pod = one(&sequence(vec![workload("web-1")]));
+        assert_eq!((one_pod.severity, one_pod.category), (Severity::Critical, Category::Runtime));
+        assert!(
+            matches!(&one_pod.about, About::Pod { namespace, name, .. } if namespace == "shop" && name == "web-1"),
+            "{:?}",
+            one_pod.about
+        );
+        assert_eq!(one(&pascal(&sequence(vec![workload("web-1")])["detail"])).about, one_pod.about);
+        for many in [vec![], vec![workload("web-1"), workload("web-2")]] {
+            assert_eq!(one(&sequence(many)).about, About::outside("Cluster", "prod"));
         }
     }
 

@@ -185,6 +185,14 @@ fn scan(event: &Event) -> Option<Signal> {
     ];
     let worst = of.into_iter().find(|(count, _)| *count > 0).map(|(_, severity)| severity);
     let repository = text_at(fields, &["repository-name"]).unwrap_or_else(|| "unknown".to_owned());
+    // ECR names the repository alone, in the registry of the event's account; Inspector gives its ARN.
+    let repository = match &event.account {
+        Some((account, region)) if !repository.starts_with("arn:") => {
+            let partition = if region.starts_with("cn-") { "aws-cn" } else { "aws" };
+            format!("arn:{partition}:ecr:{region}:{account}:repository/{repository}")
+        }
+        _ => repository,
+    };
     let tag = texts_at(fields, &["image-tags"]).into_iter().next();
     let image = ecr_image(&repository, None, tag.as_deref(), text_at(fields, &["image-digest"]).as_deref());
     let rule = image.name();
@@ -271,6 +279,19 @@ mod tests {
         assert_eq!((found.severity, found.vulnerability_counts.unwrap().critical), (Severity::Critical, 10));
         let clean = scan(json!({}));
         assert!(clean.resolved && clean.identity == found.identity);
+        let mut placed = event(
+            "ECR Image Scan",
+            "aws.ecr",
+            &json!({"scan-status": "COMPLETE", "repository-name": "team/web", "image-tags": ["v1"]}),
+        );
+        for (region, registry) in [
+            ("us-east-2", "1234.dkr.ecr.us-east-2.amazonaws.com"),
+            ("cn-north-1", "1234.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+        ] {
+            (placed["account"], placed["region"]) = (json!("1234"), json!(region));
+            let About::Image { image } = signals(&placed).remove(0).about else { panic!("an image") };
+            assert_eq!(image.reference, format!("{registry}/team/web:v1"));
+        }
         assert!(signals(&event("ECR Image Scan", "aws.ecr", &json!({"scan-status": "FAILED"}))).is_empty());
         assert!(signals(&event("ECR Scan Resource Change", "aws.ecr", &json!({}))).is_empty());
     }

@@ -33,9 +33,14 @@ impl Object {
     }
 }
 
-/// Windows tools put one in front of UTF-8; JSON does not allow it.
-pub(crate) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
+/// A body without the mark that tools on Windows put in front of UTF-8; JSON does not allow it. What isn't UTF-8 is refused with the way out of
+/// it.
+pub(crate) fn text_of(body: &[u8]) -> Result<&[u8], Unreadable> {
+    if body.starts_with(b"\xFF\xFE") || body.starts_with(b"\xFE\xFF") {
+        let problem = "this is UTF-16, JSON is UTF-8: in PowerShell write it by `| Out-File -Encoding utf8`";
+        return Err(Unreadable::new("line 1, column 1", problem));
+    }
+    Ok(body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body))
 }
 
 /// All objects of a body: of one value, of values after one another (JSON lines), and of arrays of them.
@@ -136,6 +141,14 @@ mod tests {
         assert_eq!(refused("[{}, 3]"), "[1]: a JSON object was expected, this is a number");
         assert_eq!(refused("{}\n{\"a\": }"), "line 2, column 7: not JSON: expected value");
         assert_eq!(refused("{\"a\": [1, "), "line 1, column 10: the JSON ends too soon: EOF while parsing a value");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text_and_tells_what_is_not_utf_8() {
+        assert_eq!(text_of(b"\xEF\xBB\xBF{}").unwrap(), b"{}");
+        for other in [b"\xFF\xFE{\0}\0", b"\xFE\xFF\0{\0}"] {
+            assert!(text_of(other).unwrap_err().problem.contains("UTF-16"));
+        }
     }
 
     #[test]

@@ -74,6 +74,15 @@ pub(crate) fn api_version_in_path(path: &str) -> Option<String> {
     }
 }
 
+/// The namespace in the path of a request for an object in one, `/api/v1/namespaces/shop/pods/…`.
+pub(crate) fn namespace_in_path(path: &str) -> Option<String> {
+    let path = path.split('?').next()?;
+    let mut parts = path.split('/').skip_while(|part| *part != "namespaces").skip(1);
+    let namespace = parts.next().filter(|name| is_name(name, 63))?;
+    // A path that ends with it is that of the namespace itself.
+    parts.next().map(|_| namespace.to_owned())
+}
+
 /// Whether it can be the name of an object: RFC 1123.
 pub(crate) fn is_name(name: &str, longest: usize) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -122,6 +131,23 @@ mod tests {
         );
         for path in ["", "/", "/healthz", "/api", "/apis/apps", "/apis/Ä/v1", "api/v1"] {
             assert_eq!(api_version_in_path(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_request_tells_the_namespace_of_what_is_in_one() {
+        for path in ["/api/v1/namespaces/prod/secrets?limit=5", "/apis/apps/v1/namespaces/prod/deployments/web/scale"] {
+            assert_eq!(namespace_in_path(path).as_deref(), Some("prod"), "{path}");
+        }
+        for path in [
+            "",
+            "/healthz",
+            "/api/v1/namespaces",
+            "/api/v1/namespaces/prod",
+            "/api/v1/nodes/n1",
+            "/api/v1/namespaces/Ä/pods",
+        ] {
+            assert_eq!(namespace_in_path(path), None, "{path}");
         }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
                     controls(&object, &at, one, node.as_ref(), &mut signals)?;
                 }
             }
+            // Nothing was checked: a list without elements is null in Go.
+            None if object.fields.contains_key("Controls") => {}
             // Old versions, and `--nototals`: the list without what is around it.
             None => controls(&object, "", &object.fields, node.as_ref(), &mut signals)?,
         }
@@ -44,6 +46,9 @@ pub(crate) fn controls(
 ) -> Result<(), Unreadable> {
     let inside = |field: &str| if at.is_empty() { field.to_owned() } else { format!("{at}.{field}") };
     let Some(groups) = items(object, controls, "tests").map_err(|error| moved(error, at))? else {
+        if controls.contains_key("tests") && controls.contains_key("node_type") {
+            return Ok(());
+        }
         return Err(Unreadable::other_format(
             object.at(&inside("tests")),
             "a report of kube-bench has Controls with tests",
@@ -132,6 +137,14 @@ mod tests {
     fn the_list_alone_is_read_too_and_policies_are_about_the_cluster() {
         assert_eq!(one(&json!([report("master", "FAIL", true)])).about, About::Node { name: "unknown".to_owned() });
         assert_eq!(one(&json!([report("policies", "FAIL", true)])).about, About::outside("Cluster", "cluster"));
+    }
+
+    #[test]
+    fn where_nothing_was_checked_there_is_nothing() {
+        let empty = json!({"id": "4", "version": "cis-1.8", "node_type": "node", "tests": null});
+        for body in [json!({"Controls": null, "Totals": {}}), json!({"Controls": [empty]}), json!([empty])] {
+            assert!(read(body.to_string().as_bytes()).unwrap().is_empty(), "{body}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub fn receive(delivery: &Delivery) -> Result<Received, Unreadable> {
 }
 
 fn read_as(format: Format, delivery: &Delivery) -> Result<Received, Unreadable> {
-    let body = json::without_byte_order_mark(delivery.body);
+    let body = json::text_of(delivery.body)?;
     let signals = match format {
         Format::Clair => return clair::read(body),
         Format::Cloudevents => return cloudevents::read(delivery, body),

@@ -11,7 +11,7 @@ use quell_playbooks::cel::{Budget, EvaluationError, Scope, Session};
 use quell_playbooks::mapping::{BODY, Field, HEADERS, ITEM, Mapping};
 use serde_json::{Deserializer, Map, Value};
 
-use crate::json::{kind_of, without_byte_order_mark};
+use crate::json::{kind_of, text_of};
 use crate::kinds::slug;
 use crate::signal::open_wins;
 use crate::vulnerabilities::summarise;
@@ -24,7 +24,7 @@ const STEPS: u64 = 25_000_000;
 pub fn map(mapping: &Mapping, tool: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
     let headers = told(headers);
     let mut reading = Reading { mapping, tool, budget: Budget::of(STEPS), signals: Vec::new(), items: 0 };
-    let body = without_byte_order_mark(body);
+    let body = text_of(body)?;
     let mut values = Deserializer::from_slice(body).into_iter::<Value>();
     let (mut start, mut number) = (0, 0_usize);
     while let Some(value) = values.next() {

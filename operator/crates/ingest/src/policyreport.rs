@@ -1,4 +1,4 @@
-//! PolicyReports: of wgpolicyk8s.io, and the same under openreports.io and reports.x-k8s.io.
+//! PolicyReports: of wgpolicyk8s.io, and the same under openreports.io, reports.x-k8s.io and, the oldest, policy.k8s.io.
 //!
 //! Fields: kubernetes-sigs/wg-policy-prototypes, `policy-report/crd`; openreports/reports-api, `apis/openreports.io/v1alpha1`. Written by
 //! Kyverno and by adapters of many tools, of which some leave out severity, source, or the result itself.
@@ -17,7 +17,7 @@ use crate::{About, Signal, Unreadable, bound};
 
 const TOOL: &str = "policyreport";
 const WANTED: &str = "a PolicyReport or Report";
-const GROUPS: [&str; 3] = ["wgpolicyk8s.io", "openreports.io", "reports.x-k8s.io"];
+const GROUPS: [&str; 4] = ["wgpolicyk8s.io", "openreports.io", "reports.x-k8s.io", "policy.k8s.io"];
 const KINDS: [&str; 4] = ["PolicyReport", "ClusterPolicyReport", "Report", "ClusterReport"];
 
 /// Reads reports. What passes or is skipped ends what failed before.

@@ -141,12 +141,23 @@ fn severity(run: &Fields, result: &Fields, rule: Option<&Fields>, id: &str) -> S
     if let Some(score) = score.filter(|score| *score > 0.0) {
         return of_cvss(score);
     }
+    // Which rule is meant is told by its id, its GUID, or its place among the rules.
+    let is_rule = |one: &&Fields| {
+        let named = |name: &str| text_at(one, &["descriptor", name]);
+        let by_index = || {
+            let index: usize = named("index")?.parse().ok()?;
+            Some(std::ptr::eq(values_at(run, &["tool", "driver", "rules"]).get(index)?.as_object()?, rule?))
+        };
+        named("id")
+            .map(|said| said == id)
+            .or_else(|| Some(named("guid")? == text_at(rule?, &["guid"])?))
+            .or_else(by_index)
+            .unwrap_or(false)
+    };
     let told = || {
-        let overrides =
+        let mut overrides =
             objects_at(run, &["invocations"]).flat_map(|one| objects_at(one, &["ruleConfigurationOverrides"]));
-        overrides
-            .filter(|one| text_at(one, &["descriptor", "id"]).is_some_and(|rule| rule == id))
-            .find_map(|one| text_at(one, &["configuration", "level"]))
+        overrides.find(is_rule).and_then(|one| text_at(one, &["configuration", "level"]))
     };
     let by_rule = || text_at(rule?, &["defaultConfiguration", "level"]);
     match text_at(result, &["level"]).or_else(told).or_else(by_rule).as_deref() {

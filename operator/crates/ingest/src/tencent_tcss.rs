@@ -14,6 +14,8 @@ use crate::walk::{Fields, container_id, image, items, number_at, object_at, pick
 use crate::{About, ImageRef, Signal, Unreadable, bound, image as images};
 
 const TOOL: &str = "tencent-tcss";
+/// Where the API's answers list events or vulnerabilities.
+const LISTS: [&str; 3] = ["EventSet", "List", "EventList"];
 
 /// Reads answers of the API, and single events.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
@@ -24,11 +26,18 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Signal>, Unreadable> {
             None => (&object.fields, ""),
         };
         let moved = |error: Unreadable| Unreadable { at: format!("{place}{}", error.at), ..error };
+        if let Some(code) = text_at(fields, &["Error", "Code"]) {
+            let said = text_at(fields, &["Error", "Message"]).unwrap_or_default();
+            return Err(Unreadable::new(
+                object.at(&format!("{place}Error")),
+                format!("the API answered with an error, {code}: {said}"),
+            ));
+        }
         let mut lists = Vec::new();
-        for name in ["EventSet", "List", "EventList"] {
+        for name in LISTS {
             lists.extend(items(&object, fields, name).map_err(moved)?);
         }
-        if lists.is_empty() {
+        if lists.is_empty() && !LISTS.iter().any(|name| fields.contains_key(*name)) {
             // One event: its parts in objects of their own, or flat.
             signals.push(event(&object, place, fields)?);
             continue;
@@ -351,8 +360,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_events_is_nothing() {
+        for list in [json!([]), json!(null)] {
+            let body = json!({"Response": {"EventSet": list, "TotalCount": 0, "RequestId": "r"}});
+            assert!(read(body.to_string().as_bytes()).unwrap().is_empty(), "{body}");
+        }
+    }
+
+    #[test]
     fn other_bodies_are_refused_with_their_place() {
         for (body, at) in [
+            (
+                json!({"Response": {"Error": {"Code": "AuthFailure", "Message": "no"}, "RequestId": "r"}}),
+                "Response.Error",
+            ),
             (json!({"a": 1}), "EventBaseInfo"),
             (json!({"Response": {"EventSet": 3}}), "Response.EventSet"),
             (json!({"Response": {"List": [{"a": 1}]}}), "Response.List[0].EventBaseInfo"),

@@ -20,7 +20,9 @@ pub(super) fn about(fields: &Map<String, Value>) -> About {
         // A path such as /healthz: no object.
         return About::outside("External", "k8s_audit");
     };
-    let namespace = first_text(fields, &["ka.target.namespace"]).unwrap_or_default();
+    // Rules may leave it out of their output; the path of the request says it, too.
+    let asked = || first_text(fields, &["ka.uri"]).and_then(|path| kinds::namespace_in_path(&path));
+    let namespace = first_text(fields, &["ka.target.namespace"]).or_else(asked).unwrap_or_default();
     // The name that the API server gave to an object created with generateName is in its response.
     let name = first_text(fields, &["ka.target.name", "ka.resp.name"]);
     let image = image(fields);

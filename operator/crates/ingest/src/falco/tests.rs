@@ -186,6 +186,10 @@ fn an_audited_request_for_another_object_is_about_that_object() {
             ("v1", "Secret", "shop", "*"),
         ),
         (
+            json!({"ka.target.resource": "events", "ka.target.name": "e", "ka.uri": "/api/v1/namespaces/shop/events/e"}),
+            ("v1", "Event", "shop", "e"),
+        ),
+        (
             json!({"ka.target.resource": "pods", "ka.target.namespace": "shop", "ka.target.name": null}),
             ("v1", "Pod", "shop", "*"),
         ),

@@ -87,6 +87,7 @@ fn reports_of_all_groups_are_read_and_other_objects_refused() {
         ("openreports.io/v1alpha1", "Report"),
         ("openreports.io/v1alpha1", "ClusterReport"),
         ("reports.x-k8s.io/v1beta2", "PolicyReport"),
+        ("policy.k8s.io/v1alpha1", "ClusterPolicyReport"),
     ] {
         let body = json!({"apiVersion": version, "kind": kind, "results": [{"policy": "p", "result": "fail"}]});
         assert_eq!(signals(&body)[0].about, About::outside("Cluster", "cluster"));

@@ -29,10 +29,20 @@ fn the_level_is_that_of_the_result_else_of_the_rule_else_a_warning() {
     assert_eq!(result(json!({"level": "none"}))[0].severity, Severity::Info);
     assert_eq!(result(json!({"ruleId": "R2"}))[0].severity, Severity::Medium);
     assert_eq!(result(json!({"properties": {"security-severity": "9.1"}}))[0].severity, Severity::Critical);
-    let mut told = log(json!([]), json!([{"ruleId": "R1", "message": {"text": "m"}}]), json!({}));
-    told["runs"][0]["invocations"] =
-        json!([{"ruleConfigurationOverrides": [{"descriptor": {"id": "R1"}, "configuration": {"level": "error"}}]}]);
-    assert_eq!(signals(&told)[0].severity, Severity::High);
+    for (descriptor, severity) in [
+        (json!({"id": "R1"}), Severity::High),
+        (json!({"index": 1}), Severity::High),
+        (json!({"guid": "6c737f35-260c-4e4f-8516-61a125c9fb78"}), Severity::High),
+        (json!({"index": 0}), Severity::Medium),
+        (json!({"index": 7}), Severity::Medium),
+        (json!({"id": "R0", "index": 1}), Severity::Medium),
+    ] {
+        let rules = json!([{"id": "R0"}, {"id": "R1", "guid": "6c737f35-260c-4e4f-8516-61a125c9fb78"}]);
+        let mut told = log(rules, json!([{"ruleId": "R1", "message": {"text": "m"}}]), json!({}));
+        told["runs"][0]["invocations"] =
+            json!([{"ruleConfigurationOverrides": [{"descriptor": descriptor, "configuration": {"level": "error"}}]}]);
+        assert_eq!(signals(&told)[0].severity, severity, "{descriptor}");
+    }
 }
 
 #[test]
