@@ -24,11 +24,12 @@ use super::step::ChannelReference;
     namespaced,
     doc = "A decision of one person on one gate of one run.",
     derive = "PartialEq",
-    printcolumn(name = "Remediation", type_ = "string", json_path = ".spec.remediation.name"),
     printcolumn(name = "Step", type_ = "string", json_path = ".spec.step"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".spec.decision"),
     printcolumn(name = "User", type_ = "string", json_path = ".spec.user"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // The decision's name begins with it.
+    printcolumn(name = "Remediation", type_ = "string", json_path = ".spec.remediation.name", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

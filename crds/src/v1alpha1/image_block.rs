@@ -23,13 +23,14 @@ use super::Selector;
     derive = "PartialEq",
     derive = "Default",
     selectable = ".spec.digest",
-    printcolumn(name = "Tag", type_ = "string", json_path = ".spec.tag"),
-    printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repository"),
-    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces"),
-    printcolumn(name = "Finding", type_ = "string", json_path = ".spec.finding.name"),
-    printcolumn(name = "Expires", type_ = "date", json_path = ".spec.expiresAt"),
+    // The first of them that there is.
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec['tag','repository','digest']"),
+    // As text: a time to come is no age.
+    printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces", priority = 1),
     printcolumn(name = "Digest", type_ = "string", json_path = ".spec.digest", priority = 1),
+    printcolumn(name = "Finding", type_ = "string", json_path = ".spec.finding.name", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

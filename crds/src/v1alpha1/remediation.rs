@@ -26,12 +26,13 @@ use super::{GateRecord, Mode, RunSettings, Step, Target, Workload};
     derive = "PartialEq",
     status = "RemediationStatus",
     selectable = ".spec.finding.name",
-    printcolumn(name = "Finding", type_ = "string", json_path = ".spec.finding.name"),
-    printcolumn(name = "Playbook", type_ = "string", json_path = ".spec.playbook.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.currentStep"),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Finding", type_ = "string", json_path = ".spec.finding.name", priority = 1),
+    // The run's name begins with it.
+    printcolumn(name = "Playbook", type_ = "string", json_path = ".spec.playbook.name", priority = 1),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",

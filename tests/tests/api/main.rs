@@ -1,4 +1,6 @@
-//! What the API server itself refuses, with our CRDs and nothing of Quell running.
+//! What the API server itself refuses and prints, with our CRDs and nothing of Quell running.
+
+mod tables;
 
 use anyhow::{Result, bail};
 use kube::api::{Api, DynamicObject, PostParams};
