@@ -32,6 +32,7 @@ pub mod node;
 pub mod operator;
 pub mod packets;
 pub mod policy_kinds;
+pub mod probe_jobs;
 pub mod proxy;
 pub mod requests;
 pub mod storm;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::ResourceExt as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use quell_actions::quarantine::{Answer, PROBING};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
@@ -14,7 +14,8 @@ use quell_crds::v1alpha1::StepKind;
 use quell_crds::v1alpha1::step::{Probe, Quarantine};
 use quell_playbooks::Outcome;
 use quell_playbooks::probe::Verdict;
-use quell_tests::wait::{self, DEADLINE, eventually};
+use quell_tests::probe_jobs::{Station, ended, told};
+use quell_tests::wait::{self, DEADLINE};
 use quell_tests::{Recorder, TestNamespace, fixtures};
 use serde_json::{Value, json};
 
@@ -47,68 +48,8 @@ async fn jobs(namespace: &TestNamespace) -> Result<Vec<Job>> {
     Ok(namespace.api::<Job>().list(&ListParams::default().labels(names::PROBE)).await?.items)
 }
 
-async fn the_job(namespace: &TestNamespace, place: &str) -> Result<Job> {
-    let of_place = ListParams::default().labels(&format!("{}={place}", names::PROBE));
-    let all = namespace.api::<Job>().list(&of_place).await?.items;
-    assert_eq!(all.len(), 1, "{place}: {all:#?}");
-    all.into_iter().next().context("no Job")
-}
-
-/// The pod of the Job at that place gets to be like this.
-async fn becomes(namespace: &TestNamespace, place: &str, status: Value) -> Result<()> {
-    let job = the_job(namespace, place).await?.name_any();
-    let pods = namespace.api::<Pod>();
-    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    // The kubelet that is played here has had its say when there are statuses.
-    let pod = eventually(DEADLINE, "the Job's pod was started", async || {
-        let pod = pods.list(&of_job).await?.items.pop();
-        let started = pod.as_ref().and_then(|pod| pod.status.as_ref()?.container_statuses.as_ref()).is_some();
-        Ok(pod.filter(|_| started))
-    })
-    .await?;
-    let patch = Patch::Merge(json!({ "status": status }));
-    pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await?;
-    if status["phase"] == "Running" {
-        return Ok(());
-    }
-    eventually(DEADLINE, "the Job has ended", async || {
-        let job = namespace.api::<Job>().get(&job).await?;
-        let conditions = job.status.and_then(|status| status.conditions).unwrap_or_default();
-        Ok(conditions.iter().any(|one| ["Complete", "Failed"].contains(&one.type_.as_str())).then_some(()))
-    })
-    .await
-}
-
-fn ended(phase: &str, said: &str) -> Value {
-    let now = "2026-01-01T00:00:00Z";
-    let code = i32::from(phase == "Failed");
-    let ended = json!({"exitCode": code, "message": said, "startedAt": now, "finishedAt": now});
-    json!({
-        "phase": phase, "podIP": "10.9.9.8", "podIPs": [{"ip": "10.9.9.8"}],
-        "containerStatuses": [{"name": "probe", "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
-            "state": {"terminated": ended}}],
-    })
-}
-
-fn told(outcome: &str) -> Value {
-    let report = json!({
-        "peer": ["Connected", "Connected"],
-        "targets": [{"address": "10.0.0.1:80", "outcome": outcome, "tries": 3}],
-    });
-    ended("Succeeded", &report.to_string())
-}
-
-/// Its address.
-async fn peer_runs(stage: &Stage) -> Result<String> {
-    becomes(&stage.own, "peer", json!({"phase": "Running"})).await?;
-    let job = the_job(&stage.own, "peer").await?.name_any();
-    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    eventually(DEADLINE, "the peer runs and has an address", async || {
-        let status = stage.own.api::<Pod>().list(&of_job).await?.items.pop().and_then(|pod| pod.status);
-        let running = status.filter(|status| status.phase.as_deref() == Some("Running"));
-        Ok(running.and_then(|status| status.pod_ip))
-    })
-    .await
+fn station(namespace: &TestNamespace, place: &str) -> Station {
+    Station::new(namespace.client(), namespace.name(), place)
 }
 
 fn is_under_way(answer: &Answer) {
@@ -125,22 +66,22 @@ async fn a_pod_is_tried_from_outside_and_from_beside_it_with_the_declared_rights
 
     is_under_way(&run.probe(&parameters, 1).await?);
     is_under_way(&run.probe(&parameters, 1).await?);
-    let peer = the_job(&stage.own, "peer").await?;
+    let peer = station(&stage.own, "peer").job().await?;
     assert_eq!(peer.labels()[names::REMEDIATION_NAMESPACE], stage.namespace.name());
-    let at = peer_runs(&stage).await?;
+    let at = station(&stage.own, "peer").address().await?;
     is_under_way(&run.probe(&parameters, 1).await?);
     is_under_way(&run.probe(&parameters, 1).await?);
 
     let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("no address")?;
     for (namespace, place) in [(&stage.own, "outside"), (&stage.namespace, "beside")] {
-        let job = written(&the_job(namespace, place).await?)?;
+        let job = written(&station(namespace, place).job().await?)?;
         let spec = &job["spec"]["template"]["spec"];
         let (peer, target) = (format!("{at}:8080"), format!("{address}:80"));
         let arguments = json!(["probe", "try", "--peer", peer, "--within", "60", "--target", target]);
         assert_eq!(spec["containers"][0]["args"], arguments);
         assert_eq!([&spec["automountServiceAccountToken"], &spec["hostNetwork"]], [&json!(false), &Value::Null]);
         assert_eq!([&spec["volumes"], &job["spec"]["backoffLimit"]], [&Value::Null, &json!(0)]);
-        becomes(namespace, place, told("Silent")).await?;
+        station(namespace, place).ends(told("Silent")).await?;
     }
     let Answer::Told(verdict, message) = run.probe(&parameters, 1).await? else { panic!("it has not told") };
     assert_eq!(verdict, Verdict::NothingGotThrough, "{message}");
@@ -169,10 +110,10 @@ async fn one_that_gets_through_is_told_and_one_that_fails_is_never_taken_for_no_
         let stage = Stage::of(&StepKind::Quarantine(parameters.clone()), &Recorder::new()).await?;
         let (run, _) = quarantined(&stage, &parameters, &with_port(Some(80))).await?;
         is_under_way(&run.probe(&parameters, 1).await?);
-        peer_runs(&stage).await?;
+        station(&stage.own, "peer").address().await?;
         is_under_way(&run.probe(&parameters, 1).await?);
-        becomes(&stage.own, "outside", told("Silent")).await?;
-        becomes(&stage.namespace, "beside", beside).await?;
+        station(&stage.own, "outside").ends(told("Silent")).await?;
+        station(&stage.namespace, "beside").ends(beside).await?;
         let answer = run.probe(&parameters, 1).await?;
         let Answer::Told(found, message) = &answer else { panic!("{answer:?}") };
         assert_eq!(*found, verdict, "{message}");

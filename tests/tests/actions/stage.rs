@@ -19,7 +19,7 @@ use quell_playbooks::PodFacts;
 use quell_playbooks::images::Affected;
 use quell_tests::requests::{self, Recorder};
 use quell_tests::wait::{DEADLINE, eventually};
-use quell_tests::{ControlPlane, TestNamespace};
+use quell_tests::{ControlPlane, TestNamespace, probe_jobs};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -66,9 +66,8 @@ impl Stage {
         // As the operator's own client: what an action is told must reach it, and its step tries again.
         config.default_retry = false;
         let actor = requests::record(config, recorder)?;
-        // An image that never becomes ready: what the Job's container says is for each scenario to say.
-        let severing = Severing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
-        let probing = Probing { image: "registry.example/broken:1".to_owned(), namespace: own.name().to_owned() };
+        let severing = Severing { image: probe_jobs::IMAGE.to_owned(), namespace: own.name().to_owned() };
+        let probing = Probing { image: probe_jobs::IMAGE.to_owned(), namespace: own.name().to_owned() };
         let known = Known {
             own_namespace: own.name().to_owned(),
             severing: Some(severing),

@@ -26,7 +26,7 @@ async fn quarantined(bed: &Bed) -> Result<(Pod, Finding)> {
     Ok((pod, finding))
 }
 
-async fn contained(bed: &Bed, finding: &str, status: &str, reason: &str) -> Result<Finding> {
+pub async fn contained(bed: &Bed, finding: &str, status: &str, reason: &str) -> Result<Finding> {
     let what = format!("Contained={status} for {reason}");
     let is = |finding: &Finding| {
         condition(finding, ConditionType::Contained).is_some_and(|(is, why, _)| is == status && why == reason)
@@ -42,7 +42,7 @@ where
     Ok(())
 }
 
-fn allow_all(bed: &Bed) -> Result<NetworkPolicy> {
+pub fn allow_all(bed: &Bed) -> Result<NetworkPolicy> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "allow-all", "namespace": bed.name()},

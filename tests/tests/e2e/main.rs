@@ -12,6 +12,7 @@ mod guardrails;
 mod guards;
 mod mapping;
 mod playbooks;
+mod probed;
 mod restart;
 mod rights;
 mod signals;

@@ -11,8 +11,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use quell_crds::conditions::{self, ConditionType};
 use quell_crds::v1alpha1::{ClusterPlaybook, Finding, FindingState, Phase, Remediation, Source};
 use quell_tests::fixtures::{PodCarrier as _, Scaled as _, deployment};
-use quell_tests::operator::source_spec;
-use quell_tests::{ControlPlane, Operator, TestNamespace, guards, wait};
+use quell_tests::operator::{self, source_spec};
+use quell_tests::{ControlPlane, Operator, TestNamespace, guards, probe_jobs, wait};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -31,14 +31,16 @@ impl Bed {
         let control_plane = ControlPlane::shared().await?;
         let operator = OPERATOR
             .get_or_try_init(|| async {
-                quell_tests::operator::prepare(control_plane).await?;
+                operator::prepare(control_plane).await?;
                 guards::in_force(control_plane, &guards::Guards::default()).await?;
                 let sources: Api<Source> = Api::all(control_plane.client().await?);
                 for format in ["alertmanager", "falco", "falcosidekick", "trivy"] {
                     apply(&sources, "Source", format, &source_spec(format)).await?;
                 }
                 let binary = Path::new(env!("CARGO_BIN_EXE_quell"));
-                Operator::start(binary, control_plane, &["--log", "info", "--network-plugin", "cilium"]).await
+                let probing = ["--probe-image", probe_jobs::IMAGE, "--probe-namespace", operator::NAMESPACE];
+                let flags = [["--log", "info"], ["--network-plugin", "cilium"]].concat();
+                Operator::start(binary, control_plane, &[flags.as_slice(), &probing].concat()).await
             })
             .await?;
         Ok(Self { operator, namespace: TestNamespace::create(control_plane, prefix).await? })
