@@ -95,6 +95,45 @@ async fn a_pod_under_quarantine_is_kept_as_it_is() -> Result<()> {
     Ok(())
 }
 
+/// A quarantine of several pods: the first says which others belong to it.
+#[tokio::test]
+async fn nobody_but_quell_says_which_pods_belong_to_a_quarantine_and_each_is_kept() -> Result<()> {
+    let bed = Bed::new("others").await?;
+    let second = bed.quarantined("second").await?;
+    bed.quarantined("first").await?;
+    let naming = |value: Value| json!({ "metadata": { "annotations": { names::OTHERS: value } } });
+    let all = json!({ "pods": [{ "name": "second", "uid": second.uid() }] }).to_string();
+    change(&bed, &bed.quell, "first", naming(json!(all))).await?;
+    let innocent = json!({ "pods": [{ "name": "innocent", "uid": "some" }] }).to_string();
+    let by_itself = bed.service_account(bed.name(), false).await?;
+    for (who, name, value) in [
+        (&bed.stranger, "first", json!(innocent)),
+        (&bed.stranger, "first", Value::Null),
+        (&bed.stranger, "second", json!(innocent)),
+        (&by_itself, "first", json!(innocent)),
+    ] {
+        let patch = naming(value);
+        refused(change(&bed, who, name, patch.clone()).await, PODS, "Quell's own record");
+        let by_status = Patch::Merge(patch);
+        let answer = bed.pods(who).patch_status(name, &PatchParams::default(), &by_status).await;
+        refused(answer, PODS, "Quell's own record");
+    }
+    for name in ["first", "second"] {
+        let lifted = json!({ "metadata": { "labels": { names::QUARANTINE: null } } });
+        refused(change(&bed, &bed.stranger, name, lifted).await, PODS, "nobody but Quell changes its labels");
+        refused(bed.pods(&bed.stranger).delete(name, &DeleteParams::default()).await, PODS, "kept for forensics");
+    }
+    let there = bed.pods(&bed.quell).get("first").await?;
+    assert_eq!(there.annotations().get(names::OTHERS), Some(&all));
+    assert!(!bed.pods(&bed.quell).get("second").await?.annotations().contains_key(names::OTHERS));
+    let by_quell = bed.service_account(bed.name(), true).await?;
+    for who in [&by_quell, &bed.break_glass] {
+        change(&bed, who, "first", naming(json!(all))).await?;
+        change(&bed, who, "first", naming(Value::Null)).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn nobody_enters_a_pod_under_quarantine_and_the_pod_beside_it_is_open() -> Result<()> {
     let bed = Bed::new("enter").await?;

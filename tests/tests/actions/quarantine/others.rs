@@ -1,18 +1,20 @@
 //! Other pods that run the same image.
 
 use anyhow::Result;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
 use quell_actions::quarantine;
 use quell_crds::names;
 use quell_crds::v1alpha1::StepKind;
 use quell_crds::v1alpha1::Workload;
-use quell_crds::v1alpha1::step::{Others, Quarantine};
+use quell_crds::v1alpha1::step::{Others, Owner, Quarantine};
 use quell_playbooks::PodFacts;
 use quell_tests::Recorder;
-use quell_tests::fixtures::{self, PodCarrier as _};
+use quell_tests::fixtures::{self, PodCarrier as _, Scaled as _, deployment};
 use quell_tests::wait::{self, DEADLINE};
+use serde_json::json;
 
 use super::pod;
 use crate::run::Run;
@@ -85,6 +87,31 @@ async fn pods_that_are_started_since_are_not_taken_for_more_of_them_after_a_cras
     assert_eq!(again.receipt()?, receipt);
     assert_eq!(stage.writes(), writes);
     assert!(!is_cut_off(&stage, "clone").await?);
+    Ok(())
+}
+
+/// Before it is cut off, whoever holds the pod's rights writes its annotations.
+#[tokio::test]
+async fn others_that_a_pod_named_beforehand_are_not_cut_off_by_a_step_that_asks_for_none() -> Result<()> {
+    let asks = StepKind::Quarantine(Quarantine { owner: Some(Owner::Pause), ..Quarantine::default() });
+    let stage = Stage::of(&asks, &Recorder::new()).await?;
+    let innocent = pod(&stage, &fixtures::pod("innocent")).await?;
+    stage.namespace.create_object(&deployment("shop").replicas(1)).await?;
+    let shop = wait::rolled_out(&stage.namespace.api::<Deployment>(), "shop", DEADLINE).await?;
+    let there = stage.namespace.api::<Pod>().list(&ListParams::default().labels("app=shop")).await?;
+    let name = there.items.first().map(ResourceExt::name_any).unwrap_or_default();
+    let forged = json!({"pods": [{"name": "innocent", "uid": innocent.uid()}]}).to_string();
+    let bad: Pod = stage.meddle(&name, json!({"metadata": {"annotations": {names::OTHERS: forged}}})).await?;
+    let mut run = Run::of(&stage, asks)?.of_workload(&shop).about(&bad);
+    run.succeed().await?;
+    // The process died before it could write its record, and the next one looks at the pod.
+    run.lose_record();
+    run.succeed().await?;
+    let changed: Vec<_> = run.receipt()?.also.into_iter().map(|one| one.kind).collect();
+    assert_eq!(changed, ["Deployment"]);
+    assert!(!is_cut_off(&stage, "innocent").await?);
+    run.undone().await?;
+    assert!(marks(&stage.namespace.api::<Pod>().get(&name).await?).is_empty());
     Ok(())
 }
 

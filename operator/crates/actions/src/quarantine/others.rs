@@ -115,7 +115,9 @@ pub(super) async fn cut(
     cutting: &Cutting<'_>,
     cx: &Context<'_>,
 ) -> Result<Ended, ActionError> {
-    let Some(chosen) = chosen(first)? else { return Ok(Ended::default()) };
+    // A step that asks for others writes which with the quarantine; what a pod named before that is anybody's word.
+    let asked_for = parameters.others != Others::None;
+    let Some(chosen) = chosen(first)?.filter(|_| asked_for) else { return Ok(Ended::default()) };
     let mut ended = Ended::default();
     let all = join_all(chosen.pods.iter().map(|other| one(parameters, &first.namespace, other, cutting, cx))).await;
     for (other, became) in chosen.pods.iter().zip(all) {
