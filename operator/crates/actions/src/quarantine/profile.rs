@@ -234,7 +234,18 @@ fn normal(value: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use quell_isolation::{Endpoint, Model, Pod, PodRef, Protocol, Verdict};
+
     use super::*;
+
+    fn mark() -> Mark {
+        Mark {
+            namespace: "shop".to_owned(),
+            remediation: "run".to_owned(),
+            finding: "finding".to_owned(),
+            step: "contain".to_owned(),
+        }
+    }
 
     fn profile(isolate: Isolate, allow_dns: bool) -> Profile {
         Profile::of(&Quarantine { isolate, allow_dns, ..Quarantine::default() })
@@ -268,13 +279,7 @@ mod tests {
     #[test]
     fn a_policy_with_one_rule_more_doesnt_say_it() {
         let full = profile(Isolate::Both, false);
-        let mark = Mark {
-            namespace: "shop".to_owned(),
-            remediation: "run".to_owned(),
-            finding: "finding".to_owned(),
-            step: "contain".to_owned(),
-        };
-        let mut policy = full.policy("shop", &mark);
+        let mut policy = full.policy("shop", &mark());
         assert!(full.is_said_by(&policy));
         if let Some(spec) = &mut policy.spec {
             spec.ingress = Some(Vec::new());
@@ -301,5 +306,38 @@ mod tests {
         assert_eq!(blocks[0].except, Some(vec!["169.254.169.254/32".to_owned()]));
         assert_eq!(blocks[1].except, Some(vec!["fd00::/8".to_owned()]));
         assert!(to.iter().any(|peer| peer.namespace_selector == Some(LabelSelector::default())));
+    }
+
+    #[test]
+    fn the_name_server_is_reached_where_that_is_asked_for_and_nothing_else_is() {
+        let text = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let mut tried = Vec::new();
+        for allow_dns in [true, false] {
+            let profile = profile(Isolate::Both, allow_dns);
+            let mut model = Model::new();
+            for namespace in ["shop", "kube-system"] {
+                model.upsert_namespace(namespace, &text(DNS_NAMESPACE.0, namespace));
+            }
+            for (namespace, name, labels) in [
+                ("shop", "bad", text(names::QUARANTINE, profile.name())),
+                ("kube-system", "dns", text(DNS_PODS.0, DNS_PODS.1)),
+                // Labelled like the name server, and not where that is.
+                ("shop", "other", text(DNS_PODS.0, DNS_PODS.1)),
+            ] {
+                model.upsert_pod(Pod { namespace: namespace.into(), name: name.into(), labels, ..Pod::default() });
+            }
+            model.upsert_policy(&profile.policy("shop", &mark()));
+            let end = |namespace: &str, name: &str| Endpoint::Pod(PodRef::new(namespace, name));
+            for (namespace, name, protocol, port) in [
+                ("kube-system", "dns", Protocol::Udp, 53),
+                ("kube-system", "dns", Protocol::Tcp, 53),
+                ("kube-system", "dns", Protocol::Tcp, 9153),
+                ("shop", "other", Protocol::Udp, 53),
+            ] {
+                let verdict = model.verdict(&end("shop", "bad"), &end(namespace, name), protocol, port);
+                tried.push(matches!(verdict, Verdict::Allowed { .. }));
+            }
+        }
+        assert_eq!(tried, [true, true, false, false, false, false, false, false]);
     }
 }
