@@ -30,7 +30,7 @@ pub enum ConditionType {
     Held,
     /// The risk is accepted, in whole or in part.
     Suppressed,
-    /// The Finding's source said that it is over.
+    /// The Finding's source said that it is over; `Unknown` of one that has expired.
     Resolved,
 }
 
@@ -82,7 +82,7 @@ pub enum Reason {
     NoPlaybookMatched,
     /// The source no longer reports it, or says that it is over.
     NoLongerReported,
-    /// It was reported again after it was resolved.
+    /// It was reported again after it was over.
     ReportedAgain,
     /// Runs are under way.
     InProgress,
@@ -193,7 +193,7 @@ pub enum Reason {
     /// The step waits to be tried again.
     Retrying,
 
-    // Suppressions.
+    // Suppressions; of the last, Findings and ImageBlocks, too.
     /// The risk is accepted: nothing is done about it.
     AcceptedRisk,
     /// Some of the vulnerabilities are accepted.

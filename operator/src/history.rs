@@ -114,8 +114,8 @@ fn over(caches: &Caches, history: History, now: DateTime<Utc>) -> (Vec<Arc<Findi
 }
 
 /// Since when nothing is left to be done about a Finding. One that no playbook matched is done with when it was last reported, or when its
-/// source said that it is over.
-fn finding_done(
+/// source said that it is over, or it expired.
+pub fn finding_done(
     finding: &Finding,
     runs: &[Arc<Remediation>],
     stands: impl Fn(&Remediation) -> bool,
@@ -127,7 +127,7 @@ fn finding_done(
         return None;
     }
     let ended: Option<Vec<DateTime<Utc>>> = runs.iter().map(|run| run_done(run)).collect();
-    Some(ended?.into_iter().chain(status.resolved_at).fold(seen, DateTime::max))
+    Some(ended?.into_iter().chain(status.resolved_at).chain(status.expired_at).fold(seen, DateTime::max))
 }
 
 /// Since when a run has ended.
@@ -141,7 +141,7 @@ fn run_done(run: &Remediation) -> Option<DateTime<Utc>> {
 }
 
 /// Whether a quarantine that the run made stands: its record is what an undo works from.
-fn stands(run: &Remediation, caches: &Caches) -> bool {
+pub fn stands(run: &Remediation, caches: &Caches) -> bool {
     let records = run.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
     run.spec.steps.iter().zip(records).any(|(step, record)| {
         let quarantine = matches!(step.kind, StepKind::Quarantine(_));

@@ -31,6 +31,13 @@ pub struct FollowUpLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of Findings that expired.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ExpiredLabels {
+    /// Name of the Source.
+    pub source: String,
+}
+
 /// Labels of what became of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StepLabels {
@@ -92,6 +99,8 @@ pub struct Metrics {
     pub signals: Family<SourceLabels, Counter>,
     /// What tools asked to be fetched or confirmed.
     pub follow_ups: Family<FollowUpLabels, Counter>,
+    /// Findings that expired.
+    pub findings_expired: Family<ExpiredLabels, Counter>,
     /// Steps that came to a state.
     pub steps: Family<StepLabels, Counter>,
     /// Runs that came to a phase.
@@ -128,6 +137,9 @@ impl Default for Metrics {
         let follow_ups = Family::default();
         let help = "What tools asked to be fetched or confirmed, by Source, kind and outcome";
         registry.register("follow_ups", help, follow_ups.clone());
+        let findings_expired = Family::default();
+        let help = "Findings that expired: their Source did not report them for as long as it says";
+        registry.register("findings_expired", help, findings_expired.clone());
         let steps = Family::default();
         registry.register("steps", "Steps that came to a state, by kind, state and reason", steps.clone());
         let runs = Family::default();
@@ -164,6 +176,7 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             signals,
             follow_ups,
+            findings_expired,
             steps,
             runs,
             containment,

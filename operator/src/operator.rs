@@ -451,7 +451,12 @@ async fn keep_up(
                 caches.containment.network_is(told.unwrap_or_else(|| caches.network()));
             }
             Notice::Sources => {
-                sources.refresh(&caches);
+                let others = sources.refresh(&caches);
+                if !others.is_empty() {
+                    for finding in caches.findings.state().iter().filter(|one| others.contains(&one.spec.source)) {
+                        findings.send(ObjectRef::from_obj(&**finding));
+                    }
+                }
                 changed.sources.notify_one();
             }
             Notice::Blocks => changed.image_blocks.notify_one(),

@@ -59,7 +59,7 @@ pub fn related<'a>(finding: &Finding, others: impl IntoIterator<Item = &'a Findi
 /// Whether it says that something is wrong now.
 #[must_use]
 pub fn is_open(finding: &Finding) -> bool {
-    let over = |status: &FindingStatus| status.is_resolved() || status.state == Some(FindingState::Suppressed);
+    let over = |status: &FindingStatus| status.is_over() || status.state == Some(FindingState::Suppressed);
     !finding.status.as_ref().is_some_and(over)
 }
 

@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::v1alpha1::Duration;
+
 mod credential;
 mod limits;
 mod mapping;
@@ -52,6 +54,7 @@ pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 #[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && has(self.format) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
 #[x_kube(validation = Rule::new("!has(self.harbor) || (has(self.webhook) && has(self.format) && self.format in ['harbor', 'cloudevents'])").message("harbor says where vulnerabilities are fetched that Harbor's webhook only counts: it is for a webhook of the format harbor, or of cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.namespaces) || (has(self.namespaces.include) && size(self.namespaces.include) > 0) || has(self.namespaces.selector)").message("namespaces must name some: give include, selector, or both"))]
+#[x_kube(validation = Rule::new("!has(self.expireAfter) || has(self.webhook)").message("expireAfter is for what is posted: what is watched is over when no object reports it any more"))]
 pub struct SourceSpec {
     /// What the tool writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +77,13 @@ pub struct SourceSpec {
     /// The namespaces that the Source may speak for. Default: all, and what is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<SourceNamespaces>,
+    /// How long after it was last reported, or after the end of its last run where that is later, a Finding of this Source counts as open. Then
+    /// it is `Expired`, and playbooks begin nothing for it any more; what was done stands. What is under quarantine, has a run under way or
+    /// waiting for an approval, or whose run failed doesn't expire. For tools that never say that something is over, as Falco; for one that
+    /// repeats what is still there, longer than it takes to repeat it. From 10s; default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) >= duration('10s') && duration(self) <= duration('8784h')", "message": "must be from 10s, for repeats are counted every 5s, to 8784h, such as 24h"}]))]
+    pub expire_after: Option<Duration>,
     /// Where the notifications of Clair's notifier are fetched. Without it they are not, and an Event says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clair: Option<ClairNotifier>,

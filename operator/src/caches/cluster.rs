@@ -29,7 +29,7 @@ impl Cluster for Caches {
     fn affected(&self) -> Affected {
         let mut affected = Affected::default();
         for finding in self.findings.state() {
-            let over = |status: &FindingStatus| status.is_resolved() || status.state == Some(FindingState::Suppressed);
+            let over = |status: &FindingStatus| status.is_over() || status.state == Some(FindingState::Suppressed);
             if finding.status.as_ref().is_some_and(over) {
                 continue;
             }

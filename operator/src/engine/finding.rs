@@ -22,6 +22,7 @@ use quell_playbooks::suppress::without;
 use quell_playbooks::{Compiled, TargetState, World, progress};
 
 use crate::engine::episode::{episode, goes_back};
+use crate::engine::expiry;
 use crate::engine::queue::Look;
 use crate::engine::selection::Selection;
 use crate::engine::status;
@@ -35,15 +36,18 @@ pub async fn pass(engine: Arc<Engine>, finding: Arc<Finding>) -> Result<Look, En
     }
     let world = observe(&engine, &finding);
     let mut selection = choose(&engine, &finding, &world);
-    if is_resolved(&finding) {
+    if is_over(&finding) {
         selection.new = contained_before(&engine, &world, selection.new).await;
     }
     let begun = try_join_all(selection.new.iter().map(|playbook| begin(&engine, &world, playbook, seen))).await?;
-    if begun.is_empty() {
-        status::report_finding(&engine, &finding, &world, &selection).await?;
+    if !begun.is_empty() {
+        // A run that was begun reports by its own first record, which brings the Finding back here.
+        return Ok(Look::OnChange);
     }
-    // A run that was begun reports by its own first record, which brings the Finding back here.
-    Ok(Look::OnChange)
+    let now = Utc::now();
+    let expiry = expiry::of(&engine, &finding, &selection.runs, now);
+    status::report_finding(&engine, &finding, &world, &selection, expiry.is_due().then_some(now)).await?;
+    Ok(expiry.look(now))
 }
 
 fn observe(engine: &Engine, finding: &Finding) -> World {
@@ -51,8 +55,8 @@ fn observe(engine: &Engine, finding: &Finding) -> World {
     engine.caches.world(finding, &finding.spec.target, finding.spec.workload.as_ref(), wanted)
 }
 
-fn is_resolved(finding: &Finding) -> bool {
-    finding.status.as_ref().is_some_and(FindingStatus::is_resolved)
+fn is_over(finding: &Finding) -> bool {
+    finding.status.as_ref().is_some_and(FindingStatus::is_over)
 }
 
 /// What is over is no reason to begin anything. But what was contained when the signal came has a run, or nobody could undo it.

@@ -3,6 +3,7 @@
 mod claims;
 mod dry;
 mod episode;
+mod expiry;
 mod finding;
 mod gates;
 mod held;

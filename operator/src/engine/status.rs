@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::engine::selection::Selection;
 use crate::engine::{Engine, EngineError, held, suppressed, told};
+use crate::metrics::ExpiredLabels;
 
 /// How the status of our own objects is patched.
 #[must_use]
@@ -64,18 +65,21 @@ fn record(doing: String) -> impl FnOnce(kube::Error) -> EngineError {
     EngineError::record(doing)
 }
 
-/// Writes a Finding's status, once every run has written its first record: those come back here by themselves.
+/// Writes a Finding's status, once every run has written its first record: those come back here by themselves. With `expired` that it expired
+/// at that moment, unless something else became of it meanwhile.
 pub async fn report_finding(
     engine: &Engine,
     finding: &Finding,
     world: &World,
     selection: &Selection,
+    expired: Option<DateTime<Utc>>,
 ) -> Result<(), EngineError> {
     if selection.runs.iter().any(|run| run.status.is_none()) {
         return Ok(());
     }
     let before = finding.status.clone().unwrap_or_default();
-    let after = finding_status(finding, world, selection, &before);
+    let known = FindingStatus { expired_at: expired.or(before.expired_at), ..before.clone() };
+    let after = finding_status(finding, world, selection, &known);
     if finding.status.is_some() && after == before {
         return Ok(());
     }
@@ -89,6 +93,12 @@ pub async fn report_finding(
         ("conditions", json!(after.conditions)),
     ];
     let mut operations = vec![json!({ "op": "test", "path": "/metadata/uid", "value": finding.uid() })];
+    if expired.is_some() {
+        // A report that is counted at this very moment keeps it open.
+        let version = finding.resource_version();
+        operations.push(json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+        operations.push(json!({ "op": "add", "path": "/status/expiredAt", "value": expired }));
+    }
     if finding.status.is_some() {
         // What was thought of an episode says nothing of the next.
         operations.push(json!({ "op": "test", "path": "/status/episode", "value": before.episode }));
@@ -111,6 +121,10 @@ pub async fn report_finding(
             .map_err(record(format!("the status of the Finding {}", finding.name_any())))?
     };
     if written {
+        if expired.is_some() {
+            let labels = ExpiredLabels { source: finding.spec.source.clone() };
+            engine.metrics.findings_expired.get_or_create(&labels).inc();
+        }
         told::finding_changes(engine, finding, &before, &after).await;
     }
     Ok(())
@@ -119,11 +133,16 @@ pub async fn report_finding(
 fn finding_status(finding: &Finding, world: &World, selection: &Selection, before: &FindingStatus) -> FindingStatus {
     let phases: Vec<Phase> = selection.enforced_now().filter_map(|run| run.status.as_ref()).map(|s| s.phase).collect();
     let quarantine = quarantine_stands(selection);
-    // Who says that it is over is its source.
-    let resolved = before.is_resolved();
     let held = selection.runs.iter().any(|run| held::condition_of(run).is_some());
     let accepted = selection.suppressed.whole.is_some();
-    let state = if resolved { FindingState::Resolved } else { state(&phases, quarantine, held) };
+    let state = if before.is_resolved() {
+        // Who says that it is over is its source.
+        FindingState::Resolved
+    } else if before.is_over() {
+        FindingState::Expired
+    } else {
+        state(&phases, quarantine, held)
+    };
     let state = match state {
         FindingState::Open | FindingState::Failed | FindingState::Undone if accepted => FindingState::Suppressed,
         other => other,
@@ -137,6 +156,7 @@ fn finding_status(finding: &Finding, world: &World, selection: &Selection, befor
         episode: before.episode,
         reopened_at: before.reopened_at,
         resolved_at: before.resolved_at,
+        expired_at: before.expired_at,
         counted: before.counted.clone(),
         playbook: match names.as_slice() {
             [] => String::new(),
@@ -257,9 +277,10 @@ fn conditions(
             let message = "it is suppressed, and no playbook is asked".to_owned();
             make(ConditionType::Matched, Status::False, Reason::AcceptedRisk, message)
         }
-        ([], None) if before.is_resolved() => {
+        ([], None) if before.is_over() => {
             let message = "it is over, and no playbook is asked".to_owned();
-            make(ConditionType::Matched, Status::False, Reason::NoLongerReported, message)
+            let reason = if before.is_resolved() { Reason::NoLongerReported } else { Reason::Expired };
+            make(ConditionType::Matched, Status::False, reason, message)
         }
         ([], None) => {
             let look = "kubectl quell explain says why each did not";
@@ -306,6 +327,14 @@ fn resolved(status: &FindingStatus) -> Option<(Status, Reason, String)> {
         let since = status.resolved_at.map(|at| format!(" since {}", second(at))).unwrap_or_default();
         let message = format!("its source says that it is over{since}");
         return Some((Status::True, Reason::NoLongerReported, message));
+    }
+    if let Some(at) = status.expired_at {
+        let seen = status.last_seen.map(|at| format!(" since {}", second(at))).unwrap_or_default();
+        let message = format!(
+            "its source has not reported it{seen}, and it counts as over since {}; nobody said that it is over",
+            second(at)
+        );
+        return Some((Status::Unknown, Reason::Expired, message));
     }
     (status.episode > 1).then(|| {
         let since = status.reopened_at.map(|at| format!(" at {}", second(at))).unwrap_or_default();

@@ -67,7 +67,10 @@ pub async fn finding_changes(engine: &Engine, finding: &Finding, before: &Findin
     for kind in [ConditionType::TargetResolved, ConditionType::Matched] {
         let (old, new) = (find(&before.conditions, kind), find(&after.conditions, kind));
         let Some(new) = new else { continue };
-        let troubled = new.status != "True" && new.reason != Reason::NoPlaybookMatched.to_string();
+        let is_no_trouble = [Reason::NoPlaybookMatched, Reason::NoLongerReported, Reason::Expired]
+            .iter()
+            .any(|reason| reason.to_string() == new.reason);
+        let troubled = new.status != "True" && !is_no_trouble;
         if troubled && old.is_none_or(|old| old.reason != new.reason) {
             let note = event(EventType::Warning, &new.reason, &kind.to_string(), &new.message);
             publish_of(engine, finding, &note).await;
@@ -91,13 +94,16 @@ async fn publish_of(engine: &Engine, finding: &Finding, note: &Event) {
     }
 }
 
-/// The Event of a Finding that is over, or begins anew.
+/// The Event of a Finding that is over, has expired, or begins anew.
 fn resolved_event(before: &FindingStatus, after: &FindingStatus) -> Option<Event> {
     let now = find(&after.conditions, ConditionType::Resolved)?;
     let old = find(&before.conditions, ConditionType::Resolved);
     let news = old.is_none_or(|old| (&old.status, &old.message) != (&now.status, &now.message));
-    let (type_, action) =
-        if now.status == "True" { (EventType::Normal, "Resolve") } else { (EventType::Warning, "Reopen") };
+    let (type_, action) = match now.status.as_str() {
+        "True" => (EventType::Normal, "Resolve"),
+        "Unknown" => (EventType::Normal, "Expire"),
+        _ => (EventType::Warning, "Reopen"),
+    };
     news.then(|| event(type_, &now.reason, action, &now.message))
 }
 

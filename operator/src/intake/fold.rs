@@ -283,7 +283,7 @@ impl Folder {
         counted.await.map(drop)
     }
 
-    /// Counts one repeat of a Finding that is resolved, at once: it begins anew. `false` where the Finding is gone.
+    /// Counts one repeat of a Finding that is over, at once: it begins anew. `false` where the Finding is gone.
     pub(super) async fn reopen(&self, finding: &Finding, now: DateTime<Utc>) -> Result<bool, IntakeError> {
         let (namespace, name) = (finding.namespace().unwrap_or_default(), finding.name_any());
         let mut collides = false;
@@ -291,7 +291,7 @@ impl Folder {
             collides = there.spec.fingerprint != finding.spec.fingerprint;
             let status = there.status.get_or_insert_default();
             // It was over when this was reported, whatever the clock of the replica says that was told so.
-            if status.is_resolved() {
+            if status.is_over() {
                 status.reopen(now);
             }
             status.report(1, now);
@@ -424,6 +424,9 @@ impl Folder {
             let mut fields = json!({ "count": status.count, "lastSeen": status.last_seen, "counted": status.counted });
             if before.resolved_at != status.resolved_at {
                 fields["resolvedAt"] = json!(status.resolved_at);
+            }
+            if before.expired_at != status.expired_at {
+                fields["expiredAt"] = json!(status.expired_at);
             }
             if before.episode != status.episode {
                 fields["episode"] = json!(status.episode);

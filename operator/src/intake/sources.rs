@@ -1,6 +1,6 @@
 //! The Sources as the intake needs them: who may report by each, how much, and about what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _, ResourceExt as _};
 use quell_crds::conditions::{Reason, Status};
-use quell_crds::v1alpha1::{SecretKey, Source};
+use quell_crds::v1alpha1::{Duration, SecretKey, Source};
 use quell_playbooks::Problem;
 
 use crate::caches::Caches;
@@ -44,6 +44,8 @@ pub struct Known {
     pub harbor: Option<Result<Tool, Problem>>,
     /// What it may speak for; `None` for everything.
     pub territory: Option<Result<Territory, Problem>>,
+    /// How long its Findings count as open after they were last reported.
+    pub expire_after: Option<Duration>,
     /// What it may ask for.
     pub limits: Limits,
     /// What of that is left.
@@ -69,6 +71,7 @@ impl Known {
             territory: spec.namespaces.as_ref().map(Territory::compile),
             budget: same.map_or_else(|| Arc::new(Budget::new(&limits)), |same| same.budget.clone()),
             limits,
+            expire_after: spec.expire_after,
             seen: before.map(|before| before.seen.clone()).unwrap_or_default(),
             following: before.map(|before| before.following.clone()).unwrap_or_default(),
         }
@@ -91,15 +94,20 @@ impl Sources {
         Self { all: Arc::default(), refreshing: Arc::default(), reviews: Reviews::new(client) }
     }
 
-    /// Takes over what the caches hold.
-    pub fn refresh(&self, caches: &Caches) {
+    /// Takes over what the caches hold. The answer is the Sources whose Findings expire after another time than before.
+    pub fn refresh(&self, caches: &Caches) -> HashSet<String> {
         let _alone = self.refreshing.lock();
         let before = self.all.load();
         let fresh = caches.sources.state().into_iter().map(|source| {
             let known = Known::compile(&source, before.get(&source.name_any()), caches);
             (known.name.clone(), Arc::new(known))
         });
-        self.all.store(Arc::new(fresh.collect()));
+        let fresh: HashMap<String, Arc<Known>> = fresh.collect();
+        let expire =
+            |known: &Known| before.get(&known.name).and_then(|before| before.expire_after) != known.expire_after;
+        let others = fresh.values().filter(|known| expire(known)).map(|known| known.name.clone()).collect();
+        self.all.store(Arc::new(fresh));
+        others
     }
 
     /// The Source of that name.

@@ -186,7 +186,7 @@ impl Intake {
             return Err(IntakeError::Collision { name: finding.name_any() });
         }
         let news = news(&known.spec, &finding.spec);
-        let over = known.status.as_ref().is_some_and(FindingStatus::is_resolved);
+        let over = known.status.as_ref().is_some_and(FindingStatus::is_over);
         let there = if news == News::Worse || over {
             let now = Utc::now();
             // Contained beside the writing, as what is reported for the first time.
@@ -331,7 +331,7 @@ fn as_it_will_be(known: &Finding, reported: &Finding, now: DateTime<Utc>) -> Fin
             ..finding.spec
         };
     }
-    if let Some(status) = finding.status.as_mut().filter(|status| status.is_resolved()) {
+    if let Some(status) = finding.status.as_mut().filter(|status| status.is_over()) {
         status.reopen(now);
     }
     finding

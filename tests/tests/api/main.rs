@@ -66,6 +66,18 @@ macro_rules! refused {
     };
 }
 
+refused!(
+    a_source_that_watches_has_no_time_after_which_its_findings_expire,
+    "Source",
+    json!({ "format": "policyreport", "watch": {}, "expireAfter": "24h" }),
+    "expireAfter is for what is posted"
+);
+refused!(
+    a_time_to_expire_after_that_is_shorter_than_repeats_take_to_be_counted_is_refused,
+    "Source",
+    json!({ "format": "falco", "expireAfter": "9s", "webhook": { "sns": { "topicArn": "arn:aws:sns:us-east-1:1:a" } } }),
+    "must be from 10s"
+);
 refused!(a_playbook_without_steps_is_refused, "Playbook", json!({ "match": {} }), "spec.steps: Required value");
 refused!(a_playbook_with_an_empty_list_of_steps_is_refused, "Playbook", steps(&json!([])), "spec.steps");
 refused!(

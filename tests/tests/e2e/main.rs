@@ -7,6 +7,7 @@ mod denies;
 mod doors;
 mod dry_run;
 mod episodes;
+mod expiry;
 mod follow_ups;
 mod guardrails;
 mod guards;

@@ -25,17 +25,21 @@ pub struct FindingStatus {
     /// When it was last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<DateTime<Utc>>,
-    /// Which time it is that it is there, beginning with 1: what is reported again after it was resolved is a new episode, for which
-    /// playbooks run anew.
+    /// Which time it is that it is there, beginning with 1: what is reported again after it was resolved or has expired is a new episode, for
+    /// which playbooks run anew.
     #[serde(default = "once")]
     #[schemars(range(min = 1))]
     pub episode: i64,
-    /// When it was reported again after it was resolved, the last time; not set in the first episode.
+    /// When it was reported again after it was over, the last time; not set in the first episode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopened_at: Option<DateTime<Utc>>,
     /// When its source said that it is over; not set while it is there. Set it by hand to end a Finding that no source ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<DateTime<Utc>>,
+    /// When it expired: by then it had not been reported for as long as its Source's `expireAfter` says. Nobody said that it is over. Not set
+    /// while it counts as open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_at: Option<DateTime<Utc>>,
     /// Up to where each replica's reports are in `count`, so that none is counted twice when it is delivered again; at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -72,6 +76,7 @@ impl Default for FindingStatus {
             episode: once(),
             reopened_at: None,
             resolved_at: None,
+            expired_at: None,
             counted: Vec::new(),
             playbook: String::new(),
             remediations: Vec::new(),
@@ -108,12 +113,23 @@ impl FindingStatus {
         self.resolved_at.is_some() || self.state == Some(FindingState::Resolved)
     }
 
+    /// Whether it counts as over: that was said, or it has expired.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_resolved() || self.expired_at.is_some()
+    }
+
     /// It was reported so many times more, the last time at `at`. What was resolved before that is a new episode; what was resolved after
-    /// stays so.
+    /// stays so. What has expired since it was seen before is one in any case: had the report been counted earlier, it would not have.
     pub fn report(&mut self, times: i64, at: DateTime<Utc>) {
+        let is_back = if self.is_resolved() {
+            self.resolved_at.is_none_or(|resolved| resolved < at)
+        } else {
+            self.expired_at.is_some() && self.last_seen.is_none_or(|seen| seen < at)
+        };
         self.count = self.count.saturating_add(times);
         self.last_seen = self.last_seen.max(Some(at));
-        if self.is_resolved() && self.resolved_at.is_none_or(|resolved| resolved < at) {
+        if is_back {
             self.reopen(at);
         }
     }
@@ -123,12 +139,14 @@ impl FindingStatus {
         self.episode = self.episode.saturating_add(1);
         self.reopened_at = Some(at);
         self.resolved_at = None;
+        self.expired_at = None;
         self.state = Some(FindingState::Open);
     }
 
-    /// Its source says that it is over. The answer is whether that is news.
+    /// Its source says that it is over, also of what has expired before. The answer is whether that is news.
     pub fn resolve(&mut self, at: DateTime<Utc>) -> bool {
         let news = self.resolved_at.is_none();
+        self.expired_at = None;
         self.resolved_at.get_or_insert(at);
         news
     }
@@ -198,6 +216,8 @@ pub enum FindingState {
     Undone,
     /// It is over: its source no longer reports it.
     Resolved,
+    /// It was not reported for as long as its Source's `expireAfter` says, and counts as over. Nobody said that it is.
+    Expired,
 }
 
 impl fmt::Display for FindingState {
@@ -244,6 +264,23 @@ mod tests {
         assert_eq!((status.reopened_at, status.last_seen), (Some(at(11)), Some(at(11))));
         status.report(1, at(12));
         assert_eq!((status.episode, status.reopened_at), (2, Some(at(11))));
+    }
+
+    #[test]
+    fn what_is_reported_after_it_expired_is_a_new_episode_also_where_that_is_only_counted_afterwards() {
+        let expired = FindingStatus { last_seen: Some(at(5)), expired_at: Some(at(20)), ..FindingStatus::default() };
+        for reported in [at(21), at(19)] {
+            let mut status = expired.clone();
+            status.report(1, reported);
+            assert_eq!((status.episode, status.expired_at, status.is_over()), (2, None, false), "{reported}");
+            assert_eq!((status.reopened_at, status.last_seen), (Some(reported), Some(reported)));
+        }
+        let mut counted_before = expired.clone();
+        counted_before.report(1, at(5));
+        assert_eq!((counted_before.episode, counted_before.is_over()), (1, true));
+        let mut resolved = expired;
+        assert!(!resolved.is_resolved() && resolved.resolve(at(30)));
+        assert_eq!((resolved.resolved_at, resolved.expired_at), (Some(at(30)), None), "its source said so after all");
     }
 
     #[test]

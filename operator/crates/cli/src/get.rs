@@ -194,6 +194,7 @@ fn detail(finding: &Finding, runs: &[Remediation], now: DateTime<Utc>, fit: bool
         line("Episode", &format!("{}{since}", status.episode));
     }
     line("Resolved", &status.resolved_at.map(|at| time::moment(at, now)).unwrap_or_default());
+    line("Expired", &status.expired_at.map(|at| time::moment(at, now)).unwrap_or_default());
     for run in runs {
         let status = objects::status(run);
         let done = objects::done(&[run]);

@@ -234,7 +234,11 @@ async fn matches(connection: &Connection, planned: &Planned, io: &mut Io) -> Res
         let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
         !matches!(
             state,
-            FindingState::Remediated | FindingState::Suppressed | FindingState::Undone | FindingState::Resolved
+            FindingState::Remediated
+                | FindingState::Suppressed
+                | FindingState::Undone
+                | FindingState::Resolved
+                | FindingState::Expired
         )
     };
     let mut candidates: Vec<Finding> = findings.into_iter().filter(open).collect();

@@ -99,7 +99,9 @@ fn seen<K>(
 /// Whether the runs for the Finding have ended, and how.
 fn is_final(known: &Known, uid: &str) -> Option<Exit> {
     match known.findings.get(uid)?.status.as_ref()?.state? {
-        FindingState::Remediated | FindingState::Undone | FindingState::Resolved => Some(Exit::Ok),
+        FindingState::Remediated | FindingState::Undone | FindingState::Resolved | FindingState::Expired => {
+            Some(Exit::Ok)
+        }
         FindingState::Failed | FindingState::Cancelled => Some(Exit::Failed),
         FindingState::Open
         | FindingState::Suppressed
@@ -152,7 +154,11 @@ fn is_open(finding: &Finding) -> bool {
     let state = finding.status.as_ref().and_then(|status| status.state).unwrap_or_default();
     !matches!(
         state,
-        FindingState::Remediated | FindingState::Suppressed | FindingState::Undone | FindingState::Resolved
+        FindingState::Remediated
+            | FindingState::Suppressed
+            | FindingState::Undone
+            | FindingState::Resolved
+            | FindingState::Expired
     )
 }
 

@@ -156,6 +156,7 @@ mod tests {
             webhook: None,
             watch: Some(watch),
             limits: None,
+            expire_after: None,
             namespaces: None,
             clair: None,
             harbor: None,

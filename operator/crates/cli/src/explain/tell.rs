@@ -66,6 +66,7 @@ fn happened(finding: &Finding, now: DateTime<Utc>) -> Vec<String> {
         last.and_then(|at| pair("Last", &format!("{}, reported {times}", moment(at, now)))),
         status.reopened_at.and_then(|at| pair("Back", &format!("{}, episode {}", moment(at, now), status.episode))),
         status.resolved_at.and_then(|at| pair("Resolved", &moment(at, now))),
+        status.expired_at.and_then(|at| pair("Expired", &format!("{}; nobody said that it is over", moment(at, now)))),
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
 use quell_crds::conditions::{ConditionType, find};
-use quell_crds::v1alpha1::{Finding, Intent, Phase, Remediation, RemediationStatus, StepRecord, StepState};
+use quell_crds::v1alpha1::{
+    Finding, FindingStatus, Intent, Phase, Remediation, RemediationStatus, StepRecord, StepState,
+};
 
 use crate::{objects, time};
 
@@ -73,13 +75,30 @@ pub(super) fn of_finding(before: Option<&Finding>, after: &Finding, now: DateTim
     }
     for kind in [ConditionType::TargetResolved, ConditionType::Matched] {
         let (was, is) = (find(&old.conditions, kind), find(&status.conditions, kind));
-        let Some(is) = is.filter(|is| is.status != "True") else { continue };
+        let Some(is) = is.filter(|is| is.status != "True" && !status.is_over()) else { continue };
         if was.is_none_or(|was| was.reason != is.reason) {
             let at = quell_crds::time::from_kubernetes(&is.last_transition_time);
             lines.push(Line { tone: Tone::Doubtful, ..Line::new(after, at, is.message.clone()) });
         }
     }
+    lines.extend(resolved(after, &old, &status));
     lines
+}
+
+/// That it is over, has expired or is back, where that has changed.
+fn resolved(finding: &Finding, old: &FindingStatus, status: &FindingStatus) -> Option<Line> {
+    let told = |status: &FindingStatus| find(&status.conditions, ConditionType::Resolved).cloned();
+    let (was, is) = (told(old), told(status)?);
+    if was.is_some_and(|was| (was.status, was.message) == (is.status.clone(), is.message.clone())) {
+        return None;
+    }
+    let (word, tone) = match is.status.as_str() {
+        "True" => ("over", Tone::Good),
+        "False" => ("back", Tone::Bad),
+        _ => ("expired", Tone::Plain),
+    };
+    let at = quell_crds::time::from_kubernetes(&is.last_transition_time);
+    Some(Line { tone, ..Line::new(finding, at, format!("{word}: {}", is.message)) })
 }
 
 /// Whether the quarantine of a run holds, where that has changed.
@@ -199,6 +218,7 @@ fn step(run: &Remediation, record: &StepRecord, now: DateTime<Utc>) -> Line {
 
 #[cfg(test)]
 mod tests {
+    use quell_crds::conditions::{Reason, Status, condition};
     use quell_crds::v1alpha1::step::Quarantine;
     use quell_crds::v1alpha1::{FindingSpec, FindingStatus, RemediationSpec, RemediationStatus, Step, StepKind};
     use serde_json::json;
@@ -259,6 +279,25 @@ mod tests {
         after.spec.intent = Intent::Undo;
         let lines = of_run(Some(&before), &after, now);
         assert_eq!(told(&lines)[..2], ["undo of contain was asked for", "cut undone: pod shop/web-1 is cut off"]);
+    }
+
+    #[test]
+    fn that_a_finding_has_expired_and_that_it_is_back_is_told_once() {
+        let now = Utc::now();
+        let finding = |status, reason, message: &str| {
+            let mut finding = Finding::new("falco-1", FindingSpec::default());
+            let made = condition(&[], ConditionType::Resolved, status, reason, message, None, now);
+            finding.status = Some(FindingStatus { conditions: vec![made], ..FindingStatus::default() });
+            finding
+        };
+        let open = Finding::new("falco-1", FindingSpec::default());
+        let expired = finding(Status::Unknown, Reason::Expired, "not reported");
+        let back = finding(Status::False, Reason::ReportedAgain, "episode 2");
+        let lines = of_finding(Some(&open), &expired, now);
+        assert_eq!((told(&lines), lines[0].tone), (vec!["expired: not reported"], Tone::Plain));
+        assert!(of_finding(Some(&expired), &expired, now).is_empty());
+        let lines = of_finding(Some(&expired), &back, now);
+        assert_eq!((told(&lines), lines[0].tone), (vec!["back: episode 2"], Tone::Bad));
     }
 
     #[test]

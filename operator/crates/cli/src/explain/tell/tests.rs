@@ -232,3 +232,11 @@ fn an_episode_and_its_end_are_told() {
     assert!(text.contains("(30s ago), episode 2\n"), "{text}");
     assert!(text.contains("Resolved    "), "{text}");
 }
+
+#[test]
+fn that_it_expired_is_not_told_as_if_somebody_had_said_that_it_is_over() {
+    let mut case = case();
+    case.finding.status.get_or_insert_default().expired_at = Some(at(100));
+    let text = text(&case, at(120));
+    assert!(text.contains("(20s ago); nobody said that it is over\n") && !text.contains("Resolved"), "{text}");
+}
