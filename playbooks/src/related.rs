@@ -1,8 +1,10 @@
 //! Findings that have to do with each other: on the same workload, or the same object.
 
+use std::cmp::Reverse;
+
 use quell_crds::v1alpha1::{Finding, FindingState, FindingStatus};
 
-/// Most Findings that expressions see beside the one that they are about.
+/// Most Findings that expressions see, and people are told of, beside the one that they are about.
 pub const MOST_RELATED: usize = 20;
 
 /// What expressions see of another Finding.
@@ -42,8 +44,28 @@ impl Related {
     }
 }
 
+/// What else is open where a Finding is, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The worst first, of these the newest; no more than [`MOST_RELATED`].
+    pub worst: Vec<Related>,
+    /// How many there are in all.
+    pub all: usize,
+}
+
 /// What of `others` is open and has to do with `finding`: the newest first, no more than [`MOST_RELATED`].
 pub fn related<'a>(finding: &Finding, others: impl IntoIterator<Item = &'a Finding>) -> Vec<Related> {
+    newest_first(finding, others).into_iter().take(MOST_RELATED).map(Related::of).collect()
+}
+
+/// What of `others` is open and has to do with `finding`, for people.
+pub fn beside<'a>(finding: &Finding, others: impl IntoIterator<Item = &'a Finding>) -> Beside {
+    let mut found = newest_first(finding, others);
+    found.sort_by_key(|one| Reverse(one.spec.severity));
+    Beside { all: found.len(), worst: found.into_iter().take(MOST_RELATED).map(Related::of).collect() }
+}
+
+fn newest_first<'a>(finding: &Finding, others: impl IntoIterator<Item = &'a Finding>) -> Vec<&'a Finding> {
     let mut found: Vec<&Finding> = others
         .into_iter()
         .filter(|other| !is_same(finding, other) && is_open(other) && are_related(finding, other))
@@ -53,7 +75,7 @@ pub fn related<'a>(finding: &Finding, others: impl IntoIterator<Item = &'a Findi
         age(b).cmp(&age(a)).then_with(|| a.metadata.name.cmp(&b.metadata.name))
     });
     found.dedup_by(|a, b| is_same(a, b));
-    found.into_iter().take(MOST_RELATED).map(Related::of).collect()
+    found
 }
 
 /// Whether it says that something is wrong now.
@@ -156,5 +178,21 @@ mod tests {
             .collect();
         let found = related(&finding("own", "web-1", Some("web")), &all);
         assert_eq!((found.len(), found[0].name.as_str(), found[19].name.as_str()), (MOST_RELATED, "f29", "f10"));
+    }
+
+    #[test]
+    fn people_are_told_the_worst_first_of_these_the_newest_and_how_many_there_are() {
+        let severities = [Severity::Low, Severity::Critical, Severity::High, Severity::Critical];
+        let mut all: Vec<Finding> =
+            (0..30).map(|number| finding(&format!("f{number:02}"), "web-2", Some("web"))).collect();
+        for (second, one) in (0..).zip(&mut all) {
+            one.spec.severity = *severities.get(usize::try_from(second).unwrap()).unwrap_or(&Severity::Info);
+            let created = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
+            one.metadata.creation_timestamp = Some(time::to_kubernetes(created));
+        }
+        let found = beside(&finding("own", "web-1", Some("web")), &all);
+        assert_eq!(names(&found.worst)[..5], ["f03", "f01", "f02", "f00", "f29"]);
+        assert_eq!((found.worst.len(), found.all), (MOST_RELATED, 30));
+        assert_eq!(beside(&finding("own", "db-1", Some("db")), &all), Beside::default());
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use quell_cli::{Exit, run};
-use quell_crds::v1alpha1::{Finding, Playbook};
+use quell_crds::v1alpha1::{Finding, Playbook, Severity};
 use quell_tests::wait::{self, DEADLINE};
 use serde_json::{Value, json};
 
@@ -84,6 +84,27 @@ async fn explain_tells_what_was_done_what_was_not_and_why() -> Result<()> {
             &format!("kubectl quell undo -n {namespace} falco-explained"),
         ],
     )
+}
+
+#[tokio::test]
+async fn explain_tells_what_else_is_open_on_the_pod_the_worst_first() -> Result<()> {
+    let bed = Bed::new("cli-beside").await?;
+    let (pod, finding) = bed.finding("falco-explained").await?;
+    let uid = pod.uid().context("no UID")?;
+    bed.finding_about("falco-worse", &uid).await?;
+    for (name, resolved) in [("falco-mild", false), ("falco-over", true)] {
+        let mut spec = finding.spec.clone();
+        (spec.severity, spec.fingerprint) = (Severity::Low, name.to_owned());
+        bed.namespace.create_object(&Finding::new(name, spec)).await?;
+        if resolved {
+            let over = json!({"status": {"state": "Resolved", "resolvedAt": "2026-11-21T03:12:45Z"}});
+            let findings = bed.namespace.api::<Finding>();
+            findings.patch_status(name, &PatchParams::default(), &Patch::Merge(over)).await?;
+        }
+    }
+    let told = bed.quell(&["explain", "falco-explained"], "").await;
+    let beside = "What else is open there\n  Critical falco-worse: Reverse shell (Open, source falco)\n  Low falco-mild: Reverse shell (Open, source falco)\n\n";
+    told.expect(Exit::Ok, &[beside])
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod tell;
 use chrono::Utc;
 use kube::ResourceExt as _;
 use quell_crds::v1alpha1::{Finding, PlaybookKind, PlaybookReference, Remediation};
+use quell_playbooks::related::{Beside, beside};
 use quell_playbooks::select::{Verdict, judge, preferred};
 use quell_playbooks::{Compiled, Mentions, World};
 
@@ -19,6 +20,8 @@ struct Case {
     runs: Vec<Remediation>,
     /// The target as it is now, or why nobody can tell.
     world: Result<World, String>,
+    /// What else is open there.
+    beside: Beside,
     /// The playbooks that no run is of, or why they can't be seen.
     others: Result<Vec<Other>, String>,
     /// Playbooks that the caller may not see.
@@ -55,7 +58,16 @@ pub async fn run(of: &Explain, connect: &Connect, io: &mut Io) -> Result<Exit, C
     // A run keeps the target with the UID that its steps acted on.
     let target = runs.first().map_or(&finding.spec.target, |run| &run.spec.target);
     let workload = finding.spec.workload.as_ref().or_else(|| runs.iter().find_map(|run| run.spec.workload.as_ref()));
-    let world = facts::world(&connection.client, &finding, target, workload, EVERYTHING).await;
+    let seen = async {
+        let client = &connection.client;
+        let others = facts::others(client, &finding).await?;
+        let world = facts::world_among(client, &finding, target, workload, EVERYTHING, &others).await?;
+        Ok::<_, CliError>((world, beside(&finding, &others)))
+    };
+    let (world, beside) = match seen.await {
+        Ok((world, beside)) => (Ok(world), beside),
+        Err(error) => (Err(error), Beside::default()),
+    };
     let (others, unseen) = match &world {
         Ok(world) => match others(&connection, &finding, &runs, world).await {
             Ok((others, unseen)) => (Ok(others), unseen),
@@ -63,7 +75,7 @@ pub async fn run(of: &Explain, connect: &Connect, io: &mut Io) -> Result<Exit, C
         },
         Err(_) => (Err("what they are compared with is not known".to_owned()), Vec::new()),
     };
-    let case = Case { finding, runs, world: world.map_err(|error| error.to_string()), others, unseen };
+    let case = Case { finding, runs, world: world.map_err(|error| error.to_string()), beside, others, unseen };
     io.out.write_all(tell::text(&case, Utc::now()).as_bytes())?;
     Ok(Exit::Ok)
 }

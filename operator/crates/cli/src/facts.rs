@@ -16,7 +16,7 @@ use quell_crds::v1alpha1::{
 };
 use quell_playbooks::compile::Draft;
 use quell_playbooks::facts::Exposure;
-use quell_playbooks::related::{Related, related};
+use quell_playbooks::related::related;
 use quell_playbooks::{Compiled, Mentions, Problem, TargetState, World, compile};
 
 use crate::CliError;
@@ -29,6 +29,19 @@ pub async fn world(
     target: &Target,
     workload: Option<&Workload>,
     wanted: Mentions,
+) -> Result<World, CliError> {
+    let others = if wanted.related { Box::pin(others(client, finding)).await? } else { Vec::new() };
+    world_among(client, finding, target, workload, wanted, &others).await
+}
+
+/// The same where the other Findings are known already.
+pub async fn world_among(
+    client: &Client,
+    finding: &Finding,
+    target: &Target,
+    workload: Option<&Workload>,
+    wanted: Mentions,
+    others: &[Finding],
 ) -> Result<World, CliError> {
     let pod = if target.kind == "Pod" { pod(client, target).await? } else { None };
     let state = match (target.kind == "Pod", pod.as_ref().map(facts)) {
@@ -52,7 +65,7 @@ pub async fn world(
     };
     let own = finding.metadata.namespace.as_deref().unwrap_or_default();
     let foreign = !target.namespace.is_empty() && target.namespace != own && own != OWN_NAMESPACE;
-    let related = if wanted.related { Box::pin(related_to(client, finding)).await? } else { Vec::new() };
+    let related = related(finding, others);
     let exposure = if wanted.exposure {
         Box::pin(exposure_of(client, target, workload.as_ref())).await?
     } else {
@@ -69,15 +82,16 @@ pub async fn world(
     })
 }
 
-/// As far as the namespaces of the Finding tell; those that Quell keeps in its own about this namespace count for the operator alone.
-async fn related_to(client: &Client, finding: &Finding) -> Result<Vec<Related>, CliError> {
+/// Findings that may have to do with one, as far as its namespace tells; those that Quell keeps in its own about this namespace count for
+/// the operator alone.
+pub async fn others(client: &Client, finding: &Finding) -> Result<Vec<Finding>, CliError> {
     let namespace = finding.namespace().unwrap_or_default();
-    let others = list(&Api::<Finding>::namespaced(client.clone(), &namespace), &ListParams::default()).await?;
-    let speaks = |other: &&Finding| {
+    let mut others = list(&Api::<Finding>::namespaced(client.clone(), &namespace), &ListParams::default()).await?;
+    others.retain(|other| {
         let target = &other.spec.target.namespace;
         target.is_empty() || *target == namespace || namespace == OWN_NAMESPACE
-    };
-    Ok(related(finding, others.iter().filter(speaks)))
+    });
+    Ok(others)
 }
 
 /// Who may not list Services sees a target without any.

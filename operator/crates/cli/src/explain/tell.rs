@@ -151,13 +151,19 @@ fn exposed(exposure: &Exposure) -> String {
     services.chain(shared).chain(ports).collect::<Vec<_>>().join(", ")
 }
 
-/// What else is open on the same workload or object.
+/// What else is open on the same workload or object, the worst first.
 fn beside(case: &Case) -> Vec<String> {
-    let related = case.world.as_ref().map(|world| world.related.as_slice()).unwrap_or_default();
     let line = |one: &Related| {
-        format!("{}: {} ({}, {}, tool {})", one.name, one_line(&one.rule), one.severity, one.state, one.tool)
+        let tool = if one.tool == one.source { String::new() } else { format!(", tool {}", one.tool) };
+        format!("{} {}: {} ({}, source {}{tool})", one.severity, one.name, one_line(&one.rule), one.state, one.source)
     };
-    related.iter().map(line).collect()
+    let mut lines: Vec<String> = case.beside.worst.iter().map(line).collect();
+    let more = case.beside.all.saturating_sub(lines.len());
+    if more > 0 {
+        let namespace = case.finding.namespace().unwrap_or_default();
+        lines.push(format!("and {more} more, none of them worse: kubectl quell get -n {namespace}"));
+    }
+    lines
 }
 
 /// Whether the quarantine lets anything through, and what.

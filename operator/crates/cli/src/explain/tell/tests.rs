@@ -5,6 +5,7 @@ use quell_crds::v1alpha1::{
     RemediationStatus, Severity, Step, StepKind, Target,
 };
 use quell_playbooks::facts::ServiceFacts;
+use quell_playbooks::related::Beside;
 use quell_playbooks::{PodFacts, World};
 
 use super::super::Other;
@@ -144,7 +145,14 @@ fn case() -> Case {
         other("trivy-only", Why::Differs("its source is falco, the playbook is for trivy".to_owned())),
         other("broken", Why::NotReady("spec.match.when: `x` names `x`, which is not there".to_owned())),
     ];
-    Case { finding, runs: vec![failed_run()], world: Ok(world), others: Ok(others), unseen: Vec::new() }
+    Case {
+        finding,
+        runs: vec![failed_run()],
+        world: Ok(world),
+        beside: Beside::default(),
+        others: Ok(others),
+        unseen: Vec::new(),
+    }
 }
 
 #[test]
@@ -203,21 +211,23 @@ fn a_target_that_was_replaced_is_not_taken_for_the_one_that_was_reported() {
 #[test]
 fn what_else_is_open_there_and_what_the_target_opens_to_others_is_told() {
     let mut case = case();
+    let one = Related {
+        name: "trivy-1".to_owned(),
+        source: "scanner".to_owned(),
+        tool: "trivy".to_owned(),
+        rule: "registry.example/web:1".to_owned(),
+        severity: "Critical".to_owned(),
+        state: "Open".to_owned(),
+        ..Related::default()
+    };
+    case.beside = Beside { worst: vec![one], all: 3 };
     if let Ok(world) = &mut case.world {
-        world.related = vec![Related {
-            name: "trivy-1".to_owned(),
-            tool: "trivy".to_owned(),
-            rule: "registry.example/web:1".to_owned(),
-            severity: "Critical".to_owned(),
-            state: "Open".to_owned(),
-            ..Related::default()
-        }];
         let service = ServiceFacts { name: "web".to_owned(), kind: "LoadBalancer".to_owned(), external: true };
         world.exposure = Exposure { services: vec![service], privileged: true, ..Exposure::default() };
     }
     let text = text(&case, at(120));
     assert!(text.contains("Exposed     Service web (LoadBalancer), a privileged container\n"), "{text}");
-    let beside = "What else is open there\n  trivy-1: registry.example/web:1 (Critical, Open, tool trivy)\n";
+    let beside = "What else is open there\n  Critical trivy-1: registry.example/web:1 (Open, source scanner, tool trivy)\n  and 2 more, none of them worse: kubectl quell get -n shop\n";
     assert!(text.contains(beside), "{text}");
 }
 
