@@ -6,12 +6,14 @@ mod lookup;
 mod notices;
 mod pod_index;
 mod pods;
+mod routes;
 mod trim;
 mod world;
 
 pub use index::{FindingIndex, FindingKey};
 pub use notices::{Notice, Notices};
 pub use pod_index::{PodIndex, addresses, given_image, ids, statuses};
+pub use routes::{Ingresses, Routes};
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, RwLock};
@@ -56,6 +58,8 @@ pub struct Caches {
     namespaces: Store<PartialObjectMeta<Namespace>>,
     nodes: Store<PartialObjectMeta<Node>>,
     services: Store<Service>,
+    /// Ingresses, and routes of Gateways where they are served, by the Services that they lead to.
+    pub ingresses: Ingresses,
     /// Every Finding.
     pub findings: Store<Finding>,
     /// Every run.
@@ -109,8 +113,7 @@ impl Caches {
         let policies = Arc::new(StandingPolicies::default());
         let (all, library) = (watcher::Config::default(), Notice::Library);
         let marked = watcher::Config::default().labels(names::REMEDIATION);
-        let contained: Arc<OnceLock<Arc<Containment>>> = Arc::default();
-        let pod_index: Arc<PodIndex> = Arc::default();
+        let (contained, pod_index): (Arc<OnceLock<Arc<Containment>>>, Arc<PodIndex>) = Default::default();
         let pods = mirrors.keep(Api::<Pod>::all(client.clone()), all.clone(), trim_pod, {
             let (contained, held, index) = (contained.clone(), notices.held.clone(), pod_index.clone());
             move |change| pod_changed(&contained, &held, &index, &change)
@@ -135,6 +138,7 @@ impl Caches {
             }),
             nodes: mirrors.keep(Api::all(client.clone()), all.clone(), trim_node, |_| {}),
             services: mirrors.keep(Api::<Service>::all(client.clone()), all.clone(), trim_service, |_| {}),
+            ingresses: Ingresses::keep(client, mirrors),
             findings: mirrors.keep_own::<Finding>(client, {
                 let (notices, runs_of, index) = (notices.clone(), runs_of.clone(), finding_index.clone());
                 move |change| finding_changed(&notices, &runs_of, &index, &change)
@@ -215,6 +219,7 @@ impl Caches {
             self.namespaces.wait_until_ready(),
             self.nodes.wait_until_ready(),
             self.services.wait_until_ready(),
+            self.ingresses.copy.wait_until_ready(),
             self.findings.wait_until_ready(),
             self.remediations.wait_until_ready(),
             self.playbooks.wait_until_ready(),

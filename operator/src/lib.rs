@@ -22,6 +22,7 @@ mod probes;
 mod process;
 pub mod rbac;
 mod reviews;
+mod routes;
 pub mod settings;
 mod suppressions;
 

@@ -36,6 +36,7 @@ use crate::mirror::Mirrors;
 use crate::policies;
 use crate::probes::{self, Readiness};
 use crate::reviews::{self, Reviews};
+use crate::routes;
 use crate::settings::Settings;
 use crate::suppressions::{self, Suppressions};
 
@@ -161,8 +162,10 @@ async fn run_until(
     }
     let (told, kinds) = oneshot::channel();
     tasks.spawn(policies::follow(client.clone(), caches.containment.clone(), told, end.clone()));
+    let (told, of_gateways) = oneshot::channel();
+    tasks.spawn(routes::follow(client.clone(), caches.ingresses.routes.clone(), told, end.clone()));
     // Told, or ended: either way nothing is gained by waiting on.
-    let _ = kinds.await;
+    let _ = tokio::join!(kinds, of_gateways);
     let library = Arc::new(Library::default());
     library.refresh(&caches);
     let suppressions = Arc::new(Suppressions::default());

@@ -101,6 +101,18 @@ pub const OWN: &[Need] = &[
         FOLLOW,
         "which pods Services choose, and which of these are open to the outside, for `exposure`",
     ),
+    cluster(
+        "networking.k8s.io",
+        &["ingresses"],
+        FOLLOW,
+        "which Services are reached from outside of the cluster, and by which hosts, for `exposure`",
+    ),
+    cluster(
+        "gateway.networking.k8s.io",
+        &["httproutes"],
+        FOLLOW,
+        "the same for routes of Gateways, where they are served",
+    ),
     cluster("", &["nodes"], FOLLOW, "labels of nodes, by which guardrails limit (metadata only)"),
     cluster("apps", &["replicasets"], FOLLOW, "owners of pods (metadata only)"),
     cluster("batch", &["jobs"], FOLLOW, "owners of pods, and builds that runs wait for (metadata only)"),

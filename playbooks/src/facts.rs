@@ -82,6 +82,8 @@ impl TargetState {
 pub struct Exposure {
     /// Services that choose it, those that are open to the outside first; at most 20.
     pub services: Vec<ServiceFacts>,
+    /// What leads requests from outside of the cluster to them, Ingresses first; at most 20.
+    pub ingresses: Vec<RouteFacts>,
     /// It is on its node's network.
     pub host_network: bool,
     /// It sees its node's processes.
@@ -103,6 +105,27 @@ pub struct ServiceFacts {
     pub kind: String,
     /// Whether it is open to the outside: by a port of each node, a load balancer, or an external address.
     pub external: bool,
+}
+
+/// What leads requests from outside of the cluster to a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteFacts {
+    /// `Ingress` or `HTTPRoute`.
+    pub kind: String,
+    /// Namespace; of an `HTTPRoute` it may be another than that of the Service.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Hosts for which it does; `*` for any. At most 20.
+    pub hosts: Vec<String>,
+}
+
+impl Exposure {
+    /// Whether it can be reached from outside of the cluster by a Service, or by what leads to one.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.services.iter().any(|one| one.external) || !self.ingresses.is_empty()
+    }
 }
 
 /// Everything that one decision may look at.
@@ -221,8 +244,12 @@ impl World {
         let services = exposure.services.iter();
         let services: Vec<Value> =
             services.map(|one| json!({ "name": one.name, "type": one.kind, "external": one.external })).collect();
+        let ingresses = exposure.ingresses.iter();
+        let ingresses: Vec<Value> = ingresses
+            .map(|one| json!({ "kind": one.kind, "namespace": one.namespace, "name": one.name, "hosts": one.hosts }))
+            .collect();
         json!({
-            "services": services, "external": exposure.services.iter().any(|one| one.external),
+            "services": services, "ingresses": ingresses, "external": exposure.is_external(),
             "hostNetwork": exposure.host_network, "hostPID": exposure.host_pid, "hostIPC": exposure.host_ipc,
             "hostPorts": exposure.host_ports, "privileged": exposure.privileged,
         })

@@ -1,4 +1,4 @@
-//! CRDs of other projects' network policies and workloads, as far as Quell writes and reads them: their fields are kept as they are.
+//! CRDs of other projects' network policies, routes and workloads, as far as Quell writes and reads them: their fields are kept as they are.
 
 use anyhow::Result;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -24,6 +24,11 @@ pub fn istio() -> Result<CustomResourceDefinition> {
     kind("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies", "Namespaced")
 }
 
+/// `gateway.networking.k8s.io/v1` HTTPRoute.
+pub fn http_route() -> Result<CustomResourceDefinition> {
+    kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", "Namespaced")
+}
+
 /// `argoproj.io/v1alpha1` Rollout.
 pub fn rollout() -> Result<CustomResourceDefinition> {
     kind("argoproj.io", "v1alpha1", "Rollout", "rollouts", "Namespaced")
@@ -32,9 +37,11 @@ pub fn rollout() -> Result<CustomResourceDefinition> {
 fn kind(group: &str, version: &str, kind: &str, plural: &str, scope: &str) -> Result<CustomResourceDefinition> {
     let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let mut annotations = json!({});
+    // The API server asks for it in the groups of the community.
     if group == "policy.networking.k8s.io" {
-        // The API server asks for it in the groups of the community.
         annotations["api-approved.kubernetes.io"] = json!("https://github.com/kubernetes-sigs/network-policy-api");
+    } else if group == "gateway.networking.k8s.io" {
+        annotations["api-approved.kubernetes.io"] = json!("https://github.com/kubernetes-sigs/gateway-api");
     }
     Ok(serde_json::from_value(json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

@@ -4,7 +4,10 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerState, ContainerStateTerminated, ContainerStatus, EphemeralContainer, Namespace,
     Node, Pod, PodCondition, PodSpec, PodStatus, SecurityContext, Service, ServiceSpec,
 };
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{
+    HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend, IngressSpec,
+    NetworkPolicy,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use quell_crds::names;
@@ -103,6 +106,34 @@ pub fn trim_service(service: &mut Service) {
         external_ips: spec.external_ips,
         ..Default::default()
     });
+}
+
+/// Which Services an Ingress leads to, for which hosts.
+pub fn trim_ingress(ingress: &mut Ingress) {
+    ingress.metadata.annotations = None;
+    ingress.metadata.labels = None;
+    ingress.status = None;
+    ingress.spec = ingress.spec.take().map(|spec| IngressSpec {
+        default_backend: spec.default_backend.map(trim_backend),
+        rules: spec.rules.map(|rules| rules.into_iter().map(trim_rule).collect()),
+        ..Default::default()
+    });
+}
+
+fn trim_rule(rule: IngressRule) -> IngressRule {
+    let trim = |path: HTTPIngressPath| HTTPIngressPath { backend: trim_backend(path.backend), ..Default::default() };
+    // Many paths lead to few Services.
+    let http = rule.http.map(|http| {
+        let mut paths: Vec<HTTPIngressPath> = http.paths.into_iter().map(trim).collect();
+        paths.dedup();
+        HTTPIngressRuleValue { paths }
+    });
+    IngressRule { host: rule.host, http }
+}
+
+fn trim_backend(backend: IngressBackend) -> IngressBackend {
+    let service = backend.service.map(|service| IngressServiceBackend { name: service.name, port: None });
+    IngressBackend { service, resource: None }
 }
 
 /// A namespace's labels.

@@ -59,7 +59,8 @@ impl Caches {
         let mut pods = self.pods_of(&self.pod_index.in_namespace(namespace));
         pods.retain(meant);
         let of_namespace = |service: &Arc<Service>| service.namespace().as_deref() == Some(namespace);
-        exposure::of(&pods, self.services.state().into_iter().filter(of_namespace))
+        let services = self.services.state().into_iter().filter(of_namespace);
+        exposure::of(&pods, services, |namespace, service| self.ingresses.routes.to(namespace, service))
     }
 
     fn target_state(&self, target: &Target) -> TargetState {

@@ -52,11 +52,12 @@ const NOT_COME_TO: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Groups of network plugins, service meshes and tools, which aren't served here, so there is nothing to follow. With kinds of some of them Quell is tried by
-/// the end-to-end tests `denies` and `watches`, and with all of Calico's and Cilium's by `cargo packets`.
+/// the end-to-end tests `denies`, `watches` and `context`, and with all of Calico's and Cilium's by `cargo packets`.
 const NOT_SERVED: &[&str] = &[
     "aquasecurity.github.io",
     "cilium.io",
     "crd.projectcalico.org",
+    "gateway.networking.k8s.io",
     "openreports.io",
     "policy.networking.k8s.io",
     "projectcalico.org",

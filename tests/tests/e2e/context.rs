@@ -2,11 +2,13 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use quell_crds::v1alpha1::{FindingState, Phase, Remediation};
 use quell_tests::fixtures::{digest_of, service};
-use quell_tests::wait;
+use quell_tests::{ControlPlane, crds, policy_kinds, wait};
 use serde_json::{Value, json};
 
 use crate::support::{Bed, DEADLINE, falco, is_quarantined, quarantine};
@@ -108,5 +110,61 @@ async fn a_playbook_is_run_for_what_is_open_to_the_outside_alone() -> Result<()>
     })
     .await?;
     bed.run_in(&inner, Phase::Succeeded).await?;
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn what_an_ingress_or_a_route_of_a_gateway_leads_to_is_open_to_the_outside() -> Result<()> {
+    let bed = Bed::new("led-to").await?;
+    crds::install_these(ControlPlane::shared().await?, vec![policy_kinds::http_route()?]).await?;
+    let led = |kind: &str, host: &str| {
+        format!("exposure.external && exposure.ingresses.exists(i, i.kind == '{kind}' && '{host}' in i.hosts)")
+    };
+    for (name, kind, host) in [("ingress", "Ingress", "shop.example"), ("route", "HTTPRoute", "api.example")] {
+        let playbook = format!("{}-{name}", bed.name());
+        let matching = json!({ "sources": ["falco"], "when": led(kind, host) });
+        bed.playbook_with(&playbook, matching, json!([{ "name": "look", "wait": { "for": "1s" } }]), json!({})).await?;
+    }
+    let pod = bed.shop("registry.example/shop:1.0").await?.name_any();
+    bed.namespace.create_object(&service("shop")).await?;
+    let inner = bed.alert(&pod).await?.name_any();
+    bed.finding_in(&inner, FindingState::Open).await?;
+    assert_eq!(runs(&bed).await?.len(), 0, "a Service alone leads nobody in");
+
+    let rule = json!({ "host": "shop.example", "http": { "paths": [
+        { "path": "/", "pathType": "Prefix", "backend": { "service": { "name": "shop", "port": { "number": 80 } } } },
+    ] } });
+    let ingress: Ingress =
+        serde_json::from_value(json!({ "metadata": { "name": "edge" }, "spec": { "rules": [rule] } }))?;
+    bed.namespace.create_object(&ingress).await?;
+    // The copy is there soon, and each report asks anew.
+    let begun = async |name: &str| {
+        let of = format!("{}-{name}", bed.name());
+        wait::eventually(DEADLINE, &format!("a run of {of}"), async || {
+            bed.alert(&pod).await?;
+            Ok(runs(&bed).await?.into_iter().find(|run| run.spec.playbook.name == of))
+        })
+        .await
+    };
+    begun("ingress").await?;
+    assert_eq!(runs(&bed).await?.len(), 1, "there is no HTTPRoute yet");
+    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+    let routes: Api<DynamicObject> =
+        Api::namespaced_with(bed.namespace.client().clone(), bed.name(), &ApiResource::from_gvk(&kind));
+    let route: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": { "name": "edge" },
+        "spec": {
+            "parentRefs": [{ "name": "public" }], "hostnames": ["api.example"],
+            "rules": [{ "backendRefs": [{ "name": "shop", "port": 80 }] }],
+        },
+    }))?;
+    wait::eventually(DEADLINE, "the route is written", async || {
+        Ok(Some(routes.create(&PostParams::default(), &route).await?))
+    })
+    .await?;
+    begun("route").await?;
+    for name in ["ingress", "route"] {
+        bed.playbooks().delete(&format!("{}-{name}", bed.name()), &DeleteParams::default()).await?;
+    }
     bed.finish().await
 }

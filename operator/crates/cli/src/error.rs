@@ -62,6 +62,11 @@ impl CliError {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_forbidden()))
     }
 
+    /// Whether the API server said that there is no such thing, or that it doesn't serve the kind.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()))
+    }
+
     /// What the API server said, where it refused an object as it is.
     pub(crate) fn refusal(&self) -> Option<&str> {
         match self {

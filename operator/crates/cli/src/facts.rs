@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
-use quell_actions::exposure;
+use quell_actions::exposure::{self, Route};
 use quell_actions::quarantine::facts;
 use quell_crds::v1alpha1::{
     Channel, ClusterChannel, ClusterPlaybook, Finding, Playbook, PlaybookKind, PlaybookReference, Target, Workload,
@@ -94,7 +96,7 @@ pub async fn others(client: &Client, finding: &Finding) -> Result<Vec<Finding>, 
     Ok(others)
 }
 
-/// Who may not list Services sees a target without any.
+/// Who may not list Services or Ingresses sees a target without any. Of the routes of Gateways those of other namespaces are left to the operator.
 async fn exposure_of(client: &Client, target: &Target, workload: Option<&Workload>) -> Result<Exposure, CliError> {
     let namespace = if target.namespace.is_empty() { workload.map(|one| &one.namespace) } else { None };
     let namespace = namespace.unwrap_or(&target.namespace);
@@ -120,7 +122,23 @@ async fn exposure_of(client: &Client, target: &Target, workload: Option<&Workloa
         Err(error) if error.is_forbidden() => Vec::new(),
         other => other?,
     };
-    Ok(exposure::of(&pods.iter().collect::<Vec<_>>(), services.iter()))
+    let routes = routes(client, namespace).await?;
+    Ok(exposure::of(&pods.iter().collect::<Vec<_>>(), services.iter(), |_, _| routes.iter().collect()))
+}
+
+async fn routes(client: &Client, namespace: &str) -> Result<Vec<Route>, CliError> {
+    let ingresses: Api<Ingress> = Api::namespaced(client.clone(), namespace);
+    let mut routes = match list(&ingresses, &ListParams::default()).await {
+        Err(error) if error.is_forbidden() => Vec::new(),
+        all => all?.iter().map(Route::of_ingress).collect(),
+    };
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"));
+    let of_gateways: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    match ask("listing httproutes", of_gateways.list(&ListParams::default())).await {
+        Err(error) if error.is_forbidden() || error.is_not_found() => {}
+        all => routes.extend(all?.items.iter().filter_map(Route::of_http_route)),
+    }
+    Ok(routes)
 }
 
 /// Where the chart installs Quell: Findings about what is in no namespace are kept there, and speak for every one.

@@ -148,7 +148,8 @@ fn exposed(exposure: &Exposure) -> String {
     ];
     let shared = shared.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
     let ports = exposure.host_ports.iter().map(|port| format!("port {port} of its node"));
-    services.chain(shared).chain(ports).collect::<Vec<_>>().join(", ")
+    let routes = exposure.ingresses.iter().map(|one| format!("{} {} ({})", one.kind, one.name, one.hosts.join(" ")));
+    services.chain(routes).chain(shared).chain(ports).collect::<Vec<_>>().join(", ")
 }
 
 /// What else is open on the same workload or object, the worst first.

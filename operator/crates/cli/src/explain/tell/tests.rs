@@ -4,7 +4,7 @@ use quell_crds::v1alpha1::{
     FindingReference, FindingSpec, FindingStatus, OnFailure, Phase, PlaybookReference, Receipt, RemediationSpec,
     RemediationStatus, Severity, Step, StepKind, Target,
 };
-use quell_playbooks::facts::ServiceFacts;
+use quell_playbooks::facts::{RouteFacts, ServiceFacts};
 use quell_playbooks::related::Beside;
 use quell_playbooks::{PodFacts, World};
 
@@ -223,10 +223,20 @@ fn what_else_is_open_there_and_what_the_target_opens_to_others_is_told() {
     case.beside = Beside { worst: vec![one], all: 3 };
     if let Ok(world) = &mut case.world {
         let service = ServiceFacts { name: "web".to_owned(), kind: "LoadBalancer".to_owned(), external: true };
-        world.exposure = Exposure { services: vec![service], privileged: true, ..Exposure::default() };
+        let ingress = RouteFacts {
+            kind: "Ingress".to_owned(),
+            name: "edge".to_owned(),
+            hosts: vec!["shop.example".to_owned()],
+            ..RouteFacts::default()
+        };
+        world.exposure =
+            Exposure { services: vec![service], ingresses: vec![ingress], privileged: true, ..Exposure::default() };
     }
     let text = text(&case, at(120));
-    assert!(text.contains("Exposed     Service web (LoadBalancer), a privileged container\n"), "{text}");
+    assert!(
+        text.contains("Exposed     Service web (LoadBalancer), Ingress edge (shop.example), a privileged container\n"),
+        "{text}"
+    );
     let beside = "What else is open there\n  Critical trivy-1: registry.example/web:1 (Open, source scanner, tool trivy)\n  and 2 more, none of them worse: kubectl quell get -n shop\n";
     assert!(text.contains(beside), "{text}");
 }
