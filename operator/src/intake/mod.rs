@@ -86,15 +86,6 @@ impl Report {
     }
 }
 
-/// How a Source comes by its signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
-    /// They are posted, to any replica.
-    Posts,
-    /// This replica alone reads them.
-    IsWatched,
-}
-
 /// Where a signal ended up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Accepted {
@@ -211,7 +202,7 @@ impl Intake {
     /// Takes in what was sent to a Source. When this returns, every Finding is durable, and so is what of them is over: in the cluster, or on
     /// this replica's disk.
     pub async fn take(self: &Arc<Self>, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
-        let reports = self.reports(source, signals, Sender::Posts).await?;
+        let reports = self.reports(source, signals).await?;
         let taken = reports.into_iter().map(|report| async move {
             match &self.backlog {
                 Some(backlog) => self.store_or_keep(report, backlog).await,
@@ -221,27 +212,17 @@ impl Intake {
         join_all(taken).await.into_iter().filter_map(Result::transpose).collect()
     }
 
-    /// Stores what a Source's watch read, and ends what it says is over; whoever watches tries again by itself.
+    /// Stores what a Source's watch read; whoever watches tries again by itself, and knows what is over: see [`Self::resolve`].
     pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
-        self.submit_by(Sender::IsWatched, source, signals, again).await
-    }
-
-    /// Stores what was fetched because a request, which any replica may have got, asked for it; whoever fetches tries again by itself, and what
-    /// is read again is no repeat.
-    pub async fn submit_fetched(&self, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
-        self.submit_by(Sender::Posts, source, signals, Again::IsTheSame).await
-    }
-
-    async fn submit_by(
-        &self,
-        sender: Sender,
-        source: &str,
-        signals: &[Signal],
-        again: Again,
-    ) -> Result<Vec<Accepted>, IntakeError> {
-        let reports = self.reports(source, signals, sender).await?;
+        let reports = self.reports(source, signals).await?;
         let stored = join_all(reports.into_iter().map(|report| self.store_and_count(report, again))).await;
         stored.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// Stores what was fetched because a request, which any replica may have got, asked for it, and ends what it says is over; whoever fetches
+    /// tries again by itself, and what is read again is no repeat.
+    pub async fn submit_fetched(&self, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
+        self.submit(source, signals, Again::IsTheSame).await
     }
 
     /// Ends Findings whose reports are no longer there, as when the object that was watched is deleted: each becomes `Resolved`. One that is
@@ -258,12 +239,12 @@ impl Intake {
 
     /// What signals report: Findings at the places where each is, and those that are over. A Source that is bound to namespaces speaks for
     /// these alone; it ends no Findings but its own.
-    async fn reports(&self, source: &str, signals: &[Signal], sender: Sender) -> Result<Vec<Report>, IntakeError> {
+    async fn reports(&self, source: &str, signals: &[Signal]) -> Result<Vec<Report>, IntakeError> {
         let (over, open): (Vec<&Signal>, Vec<&Signal>) = signals.iter().partition(|signal| signal.resolved);
         let places = join_all(open.iter().map(|signal| locate::locate(signal, &self.caches, &self.client))).await;
         let open = self.within(source, open.into_iter().zip(places).collect())?;
         let mut reports: Vec<Report> = open.into_iter().map(Report::is_there).collect();
-        reports.extend(self.over(source, &over, sender));
+        reports.extend(self.over(source, &over));
         Ok(reports)
     }
 

@@ -9,7 +9,7 @@ use quell_crds::v1alpha1::{Finding, FindingStatus};
 use quell_ingest::{About, Place, Signal};
 
 use crate::caches::FindingKey;
-use crate::intake::{Intake, Report, Sender, locate};
+use crate::intake::{Intake, Report, locate};
 
 /// Of no more signals in one body the API server is asked where the copies have no Finding: a tool that lists whatever is well would else
 /// cost a request for each.
@@ -18,9 +18,9 @@ const MOST_ASKED: usize = 32;
 impl Intake {
     /// What is over, and may be there. A problem is known by its fingerprint at the place where it was found, however the signal would be
     /// placed now; of an image that is every place.
-    pub(super) fn over(&self, source: &str, signals: &[&Signal], sender: Sender) -> Vec<Report> {
+    pub(super) fn over(&self, source: &str, signals: &[&Signal]) -> Vec<Report> {
         let waits = self.backlog.as_ref().is_some_and(|backlog| backlog.must_wait(source));
-        let asks = sender == Sender::Posts && signals.len() <= MOST_ASKED;
+        let asks = signals.len() <= MOST_ASKED;
         let mut reports: BTreeMap<FindingKey, Report> = BTreeMap::new();
         for signal in signals {
             let known = self.known(source, signal);

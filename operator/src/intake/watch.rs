@@ -10,7 +10,7 @@ pub use follower::Shared;
 pub use state::Watching;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt as _};
@@ -31,7 +31,7 @@ use crate::intake::reads::Reads;
 use crate::intake::watch::catalog::Catalog;
 use crate::intake::watch::follower::Follower;
 use crate::intake::watch::kinds::{Manner, Wanted, wanted};
-use crate::intake::watch::ledger::Ledger;
+use crate::intake::watch::ledger::Book;
 use crate::intake::watch::state::State;
 
 /// Discovery is asked again after this for what is defined and not served yet.
@@ -42,7 +42,7 @@ const SOON: Duration = Duration::from_secs(1);
 pub async fn watch_sources(shared: Shared, changed: Arc<Notify>, end: CancellationToken) {
     let mut definitions = metadata::<CustomResourceDefinition>(&shared);
     let mut services = metadata::<APIService>(&shared);
-    let mut watches = Watches { shared, catalog: Catalog::default(), open: HashMap::new(), ledgers: HashMap::new() };
+    let mut watches = Watches { shared, catalog: Catalog::default(), open: HashMap::new(), books: HashMap::new() };
     let mut listed: HashSet<String> = HashSet::new();
     // Before they are listed, a definition that isn't known yet would look like one that is gone.
     let mut known = false;
@@ -110,7 +110,7 @@ struct Watches {
     catalog: Catalog,
     open: HashMap<Watch, Open>,
     /// What the objects of each Source report.
-    ledgers: HashMap<String, Arc<Mutex<Ledger>>>,
+    books: HashMap<String, Arc<Book>>,
 }
 
 impl Watches {
@@ -152,7 +152,7 @@ impl Watches {
         for gone in self.shared.watching.sources().into_iter().filter(|name| !names.contains(name)) {
             self.shared.watching.wants(&gone, BTreeMap::new());
         }
-        self.ledgers.retain(|name, _| names.contains(name));
+        self.books.retain(|name, _| names.contains(name));
         let written: HashSet<(String, Option<i64>)> =
             sources.iter().map(|(source, ..)| (source.name_any(), source.metadata.generation)).collect();
         self.open.retain(|watch, open| {
@@ -189,7 +189,7 @@ impl Watches {
                 kind,
                 reads: reads.clone(),
                 manner: Manner::of(source.spec.format),
-                ledger: self.ledgers.entry(name).or_default().clone(),
+                book: self.books.entry(name).or_default().clone(),
                 withdrawn: withdrawn.clone(),
             };
             self.open.insert(watch.clone(), Open { task: tokio::spawn(follower.follow()), withdrawn });

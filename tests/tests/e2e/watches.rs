@@ -260,6 +260,45 @@ async fn a_policy_report_and_an_event_of_a_denial_become_findings() -> Result<()
     close(bed).await
 }
 
+#[tokio::test]
+async fn what_two_reports_list_is_over_when_the_last_of_them_lists_it_no_more() -> Result<()> {
+    const OF: (&str, &str) = ("wgpolicyk8s.io/v1alpha2", "PolicyReport");
+    let bed = Bed::new("both").await?;
+    crds::install_these(ControlPlane::shared().await?, vec![watched::policy_reports()?]).await?;
+    source(&bed.namespace, json!({ "format": "policyreport", "watch": {} })).await?;
+    let api = objects(&bed.namespace, "wgpolicyk8s.io", "v1alpha2", OF.1);
+    let results = |of: &[(&str, &str)]| {
+        let one = |(rule, outcome): &(&str, &str)| {
+            json!({ "source": "kyverno", "policy": "team", "rule": rule, "severity": "high", "result": outcome,
+                "resources": [{ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": bed.name(), "name": "web" }] })
+        };
+        json!({ "results": of.iter().map(one).collect::<Vec<_>>() })
+    };
+    put(&api, OF, "one", results(&[("shared", "fail"), ("own", "fail")])).await?;
+    put(&api, OF, "other", results(&[("shared", "fail"), ("mark", "fail")])).await?;
+    for rule in ["shared", "own", "mark"] {
+        finding(&bed.namespace, &format!("team/{rule}"), None).await?;
+    }
+    let is_open = async || {
+        let shared = finding(&bed.namespace, "team/shared", None).await?.status.unwrap_or_default();
+        assert_eq!((shared.episode, shared.resolved_at), (1, None));
+        Ok::<_, anyhow::Error>(())
+    };
+    // One says that it passes, and the other still that it fails.
+    put(&api, OF, "one", results(&[("shared", "pass"), ("own", "pass")])).await?;
+    finding(&bed.namespace, "team/own", Some(FindingState::Resolved)).await?;
+    is_open().await?;
+    // And the other way round; then both.
+    put(&api, OF, "one", results(&[("shared", "fail")])).await?;
+    put(&api, OF, "other", results(&[("shared", "pass"), ("mark", "pass")])).await?;
+    finding(&bed.namespace, "team/mark", Some(FindingState::Resolved)).await?;
+    is_open().await?;
+    api.delete("one", &DeleteParams::default()).await?;
+    let over = finding(&bed.namespace, "team/shared", Some(FindingState::Resolved)).await?;
+    assert_eq!(over.status.map(|status| status.episode), Some(1));
+    close(bed).await
+}
+
 /// A control plane of its own: another test's operator would go on in this one's place.
 #[tokio::test]
 async fn what_vanished_while_quell_was_down_is_over_when_it_is_back() -> Result<()> {
@@ -269,13 +308,15 @@ async fn what_vanished_while_quell_was_down_is_over_when_it_is_back() -> Result<
     let group = "acme.example";
     crds::install_these(&control_plane, vec![watched::alerts(group)?]).await?;
     let spec = json!({
-        "mapping": { "forEach": "body.spec.checks", "rule": "item", "target": { "namespace": "body.metadata.namespace", "name": "'web'" } },
+        "mapping": { "forEach": "body.spec.checks", "rule": "item.name", "resolved": "item.?ok.orValue(false)", "target": { "namespace": "body.metadata.namespace", "name": "'web'" } },
         "watch": { "resources": [{ "group": group, "kind": "Alert" }] },
     });
     source(&namespace, spec).await?;
     let api = objects(&namespace, group, "v1", "Alert");
     let of = ("acme.example/v1", "Alert");
-    for (name, checks) in [("stays", json!(["kept", "fixed"])), ("goes", json!(["gone"]))] {
+    let (kept, fixed) = (json!({ "name": "kept" }), json!({ "name": "fixed" }));
+    let before = [("goes", json!([{ "name": "gone" }])), ("is-fixed", json!([kept, fixed])), ("stays", json!([kept]))];
+    for (name, checks) in before {
         put(&api, of, name, json!({ "spec": { "checks": checks } })).await?;
     }
     let binary = Path::new(env!("CARGO_BIN_EXE_quell"));
@@ -286,11 +327,19 @@ async fn what_vanished_while_quell_was_down_is_over_when_it_is_back() -> Result<
     // Dropped: SIGKILL, at once.
     drop(first);
     api.delete("goes", &DeleteParams::default()).await?;
-    put(&api, of, "stays", json!({ "spec": { "checks": ["kept"] } })).await?;
+    // Listed before the one that still says that it isn't.
+    put(
+        &api,
+        of,
+        "is-fixed",
+        json!({ "spec": { "checks": [{ "name": "kept", "ok": true }, { "name": "fixed", "ok": true }] } }),
+    )
+    .await?;
     let _second = Operator::start(binary, &control_plane, &["--lease-seconds", "3"]).await?;
     for rule in ["fixed", "gone"] {
         finding(&namespace, rule, Some(FindingState::Resolved)).await?;
     }
-    finding(&namespace, "kept", None).await?;
+    let kept = finding(&namespace, "kept", None).await?.status.unwrap_or_default();
+    assert_eq!((kept.episode, kept.resolved_at), (1, None), "another object still reports it");
     control_plane.stop().await
 }

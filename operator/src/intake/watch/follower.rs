@@ -1,7 +1,7 @@
 //! One kind of one Source, followed: each object read as it comes, and what it no longer says, ended.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -23,7 +23,7 @@ use crate::caches::{Caches, FindingKey};
 use crate::intake::reads::Reads;
 use crate::intake::server::outcome;
 use crate::intake::watch::kinds::{self, Manner};
-use crate::intake::watch::ledger::{Ledger, Reporter, is_of, reporter};
+use crate::intake::watch::ledger::{Book, Reporter, is_of, reporter};
 use crate::intake::watch::state::{State, Watching};
 use crate::intake::{Again, Intake, IntakeError};
 use crate::metrics::Metrics;
@@ -61,7 +61,7 @@ pub struct Follower {
     pub reads: Reads,
     pub manner: Manner,
     /// What all kinds of the Source report.
-    pub ledger: Arc<Mutex<Ledger>>,
+    pub book: Arc<Book>,
     /// The kind is served no more.
     pub withdrawn: CancellationToken,
 }
@@ -74,8 +74,6 @@ impl Follower {
         let mut stream = std::pin::pin!(stream.default_backoff());
         let mut listed: HashSet<Reporter> = HashSet::new();
         let mut away: HashMap<Reporter, Instant> = HashMap::new();
-        // Of these nobody knows what they report.
-        let mut unread: HashSet<Reporter> = HashSet::new();
         loop {
             let next = away.values().min().copied();
             tokio::select! {
@@ -86,29 +84,31 @@ impl Follower {
                         let object = self.named(object);
                         let key = self.key(&object);
                         away.remove(&key);
-                        self.note(&api, object, &mut unread).await;
+                        self.note(&api, object).await;
                         listed.insert(key);
                     }
                     Some(Ok(Event::Apply(object))) => {
                         let object = self.named(object);
                         away.remove(&self.key(&object));
-                        self.note(&api, object, &mut unread).await;
+                        self.note(&api, object).await;
                     }
                     Some(Ok(Event::Delete(object))) if !self.manner.outlives => {
                         away.insert(self.key(&object), Instant::now() + stays_away(&object, Utc::now()));
                     }
                     Some(Ok(Event::Delete(_))) => {}
                     Some(Ok(Event::InitDone)) => {
+                        let label = self.label();
                         if !self.manner.outlives {
-                            let missing = self.ledger().missing(&self.label(), &listed);
+                            let missing = self.book.ledger().missing(&label, &listed);
                             away.extend(missing.into_iter().map(|object| (object, Instant::now() + STAYS_AWAY)));
-                            unread.retain(|object| listed.contains(object));
-                            self.end(self.left_over(&unread)).await;
+                            self.book.ledger().are_all(&label, &listed);
                         }
                         listed = HashSet::new();
                         self.is(State::Watched);
+                        self.book.owes();
+                        self.settle().await;
                     }
-                    Some(Err(error)) => self.fails(&error),
+                    Some(Err(error)) => self.fails(&error).await,
                 },
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     let now = Instant::now();
@@ -117,8 +117,11 @@ impl Follower {
                 }
                 // Its objects went with it.
                 () = self.withdrawn.cancelled() => {
-                    let gone = self.ledger().missing(&self.label(), &HashSet::new());
+                    let gone = self.book.ledger().missing(&self.label(), &HashSet::new());
+                    self.book.ledger().are_all(&self.label(), &HashSet::new());
                     self.are_gone(gone).await;
+                    self.book.owes();
+                    self.settle().await;
                     return;
                 }
             }
@@ -154,19 +157,15 @@ impl Follower {
         reporter(&self.label(), object.metadata.namespace.as_deref(), &object.name_any())
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn name(&self) -> String {
         self.source.name_any()
     }
 
-    fn is(&self, state: State) {
-        self.shared.watching.is(&self.name(), &self.label(), state);
+    fn is(&self, state: State) -> bool {
+        self.shared.watching.is(&self.name(), &self.label(), state)
     }
 
-    fn fails(&self, error: &watcher::Error) {
+    async fn fails(&self, error: &watcher::Error) {
         let (source, kind) = (self.name(), self.label());
         let status = match error {
             watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -177,18 +176,37 @@ impl Follower {
         match status {
             // The place in the watch is too old, or the kind is just coming or going: it is listed anew, which is no failure.
             Some(status) if [404, 410, 429].contains(&status.code) => return,
-            Some(status) if status.is_forbidden() => self.is(State::Forbidden(status.message.clone())),
-            _ => self.is(State::Fails(error.to_string())),
+            Some(status) if status.is_forbidden() => {
+                // Others may have waited for this kind to be read.
+                if self.is(State::Forbidden(status.message.clone())) {
+                    self.book.owes();
+                    self.settle().await;
+                }
+            }
+            _ => drop(self.is(State::Fails(error.to_string()))),
         }
         tracing::warn!(source, kind, %error, "a watch was interrupted; it is opened anew");
     }
 
-    async fn note(&self, api: &Api<DynamicObject>, object: DynamicObject, unread: &mut HashSet<Reporter>) {
+    async fn note(&self, api: &Api<DynamicObject>, object: DynamicObject) {
         let key = self.key(&object);
-        if self.take(api, object, &key).await {
-            unread.remove(&key);
-        } else {
-            unread.insert(key);
+        let reading = self.book.reading().await;
+        let was_known = self.book.ledger().is_known(&key);
+        match self.take(api, object, &key).await {
+            // What it reported before this process began, and doesn't now, had to wait for that.
+            true if !was_known => self.book.owes(),
+            true => {}
+            false if self.manner.outlives => {}
+            false => self.book.ledger().is_unread(&key),
+        }
+        drop(reading);
+        self.settle().await;
+    }
+
+    /// Ends what is left over, where that is owed.
+    async fn settle(&self) {
+        if let Some(_alone) = self.book.settling() {
+            self.end(self.left_over()).await;
         }
     }
 
@@ -228,8 +246,8 @@ impl Follower {
             self.shared.metrics.signal(&source, outcome(one));
         }
         if !self.manner.outlives {
-            let reported = accepted.into_iter().filter(|one| !one.resolved).map(|one| (one.namespace, one.name));
-            let over = self.ledger().reports(key, reported.collect());
+            let reported = accepted.into_iter().map(|one| (one.namespace, one.name));
+            let over = self.book.ledger().reports(key, reported.collect());
             self.end(over).await;
         }
         true
@@ -266,6 +284,8 @@ impl Follower {
             Some(watch) if self.manner.outlives => quell_ingest::read_events(&body, &watch.reasons)?,
             _ => self.reads.read(&[], &body)?.signals,
         };
+        // What one object says is over another may still report: it is over when none does.
+        signals.retain(|signal| !signal.resolved);
         for signal in &mut signals {
             signal.reported_by = Some(key.to_owned());
         }
@@ -289,14 +309,20 @@ impl Follower {
         }
     }
 
-    /// Findings that an object of this kind reported before this process began, and that none reports now.
-    fn left_over(&self, unread: &HashSet<Reporter>) -> Vec<FindingKey> {
-        let (source, kind, ledger) = (self.name(), self.label(), self.ledger());
+    /// Findings that an object of the Source reported before this process began, and that none reports now; none before all kinds have been
+    /// read.
+    fn left_over(&self) -> Vec<FindingKey> {
+        let source = self.name();
+        let kinds = if self.manner.outlives { Vec::new() } else { self.shared.watching.read(&source) };
+        if kinds.is_empty() {
+            return Vec::new();
+        }
+        let ledger = self.book.ledger();
         let all = self.shared.caches.findings.state().into_iter();
         let ours = all.filter(|finding| {
             let by = finding.annotations().get(names::REPORTED_BY);
             finding.spec.source == source
-                && by.is_some_and(|by| is_of(by, &kind) && !unread.contains(by))
+                && by.is_some_and(|by| kinds.iter().any(|kind| is_of(by, kind)) && ledger.is_known(by))
                 && !finding.status.as_ref().is_some_and(FindingStatus::is_resolved)
         });
         let keys = ours.map(|finding| (finding.namespace().unwrap_or_default(), finding.name_any()));
@@ -305,7 +331,7 @@ impl Follower {
 
     async fn are_gone(&self, objects: Vec<Reporter>) {
         let over = {
-            let mut ledger = self.ledger();
+            let mut ledger = self.book.ledger();
             objects.iter().flat_map(|object| ledger.is_gone(object)).collect()
         };
         self.end(over).await;

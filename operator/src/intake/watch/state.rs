@@ -61,16 +61,29 @@ impl Watching {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// The watch of a kind goes that way now.
-    pub fn is(&self, source: &str, kind: &str, state: State) {
+    /// The watch of a kind goes that way now. The answer is whether that is news.
+    pub fn is(&self, source: &str, kind: &str, state: State) -> bool {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = sources.get_mut(source).and_then(|kinds| kinds.get_mut(kind)) else { return };
+        let Some(known) = sources.get_mut(source).and_then(|kinds| kinds.get_mut(kind)) else { return false };
         // What is no longer served has nothing more to say.
-        if *known != state && *known != State::NotServed {
+        let is_news = *known != state && *known != State::NotServed;
+        if is_news {
             *known = state;
             drop(sources);
             self.changed.notify_one();
         }
+        is_news
+    }
+
+    /// The kinds of a Source that have been read; none before each that can be has, for until then nobody can tell what isn't reported any
+    /// more: another kind may report it.
+    pub fn read(&self, source: &str) -> Vec<String> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kinds) = sources.get(source) else { return Vec::new() };
+        if kinds.values().any(|state| matches!(state, State::Begins | State::Fails(_))) {
+            return Vec::new();
+        }
+        kinds.iter().filter(|(_, state)| **state == State::Watched).map(|(kind, _)| kind.clone()).collect()
     }
 
     /// Whether the Source does its work, and why; nothing before it is known what is served.
@@ -153,6 +166,24 @@ mod tests {
             assert_eq!((judged.0, judged.1), (status, reason), "{all:?}");
             assert!(judged.2.starts_with(said), "{}", judged.2);
         }
+    }
+
+    #[test]
+    fn kinds_have_been_read_once_none_is_left_that_may_be() {
+        let watching = Watching::default();
+        let all = ["A", "B", "C", "D"].map(|kind| (kind, State::Begins));
+        watching.wants("s", kinds(&all));
+        for (kind, state) in
+            [("A", State::Watched), ("B", State::Forbidden("no".to_owned())), ("C", State::Fails("late".to_owned()))]
+        {
+            assert!(watching.is("s", kind, state.clone()) && !watching.is("s", kind, state), "{kind}");
+            assert_eq!(watching.read("s"), Vec::<String>::new(), "{kind}");
+        }
+        watching.is("s", "D", State::Watched);
+        assert_eq!(watching.read("s"), Vec::<String>::new(), "what C reports isn't known");
+        watching.is("s", "C", State::Watched);
+        assert_eq!(watching.read("s"), ["A", "C", "D"]);
+        assert_eq!(watching.read("other"), Vec::<String>::new());
     }
 
     #[test]
