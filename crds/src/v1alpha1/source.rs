@@ -54,7 +54,7 @@ pub use tool::{ClairNotifier, HarborApi, PreSharedKey};
 #[x_kube(validation = Rule::new("!has(self.clair) || (has(self.webhook) && has(self.format) && self.format == 'clair')").message("clair says where Clair's notifications are fetched: it is for a webhook of the format clair"))]
 #[x_kube(validation = Rule::new("!has(self.harbor) || (has(self.webhook) && has(self.format) && self.format in ['harbor', 'cloudevents'])").message("harbor says where vulnerabilities are fetched that Harbor's webhook only counts: it is for a webhook of the format harbor, or of cloudevents"))]
 #[x_kube(validation = Rule::new("!has(self.namespaces) || (has(self.namespaces.include) && size(self.namespaces.include) > 0) || has(self.namespaces.selector)").message("namespaces must name some: give include, selector, or both"))]
-#[x_kube(validation = Rule::new("!has(self.expireAfter) || has(self.webhook)").message("expireAfter is for what is posted: what is watched is over when no object reports it any more"))]
+#[x_kube(validation = Rule::new("!has(self.expireAfter) || has(self.webhook) || (has(self.format) && self.format == 'k8s-events')").message("expireAfter is for what is posted, and for Events: what else is watched is over when no object reports it any more"))]
 pub struct SourceSpec {
     /// What the tool writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

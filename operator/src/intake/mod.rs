@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
@@ -70,15 +70,17 @@ pub struct Report {
     pub finding: Finding,
     /// It is over.
     pub is_over: bool,
+    /// When it was said, where a watch reads what may have been said long ago.
+    pub said_at: Option<DateTime<Utc>>,
 }
 
 impl Report {
     fn is_there(finding: Finding) -> Self {
-        Self { finding, is_over: false }
+        Self { finding, is_over: false, said_at: None }
     }
 
     fn is_over(finding: Finding) -> Self {
-        Self { finding, is_over: true }
+        Self { finding, is_over: true, said_at: None }
     }
 
     fn key(&self) -> FindingKey {
@@ -212,9 +214,19 @@ impl Intake {
         join_all(taken).await.into_iter().filter_map(Result::transpose).collect()
     }
 
-    /// Stores what a Source's watch read; whoever watches tries again by itself, and knows what is over: see [`Self::resolve`].
-    pub async fn submit(&self, source: &str, signals: &[Signal], again: Again) -> Result<Vec<Accepted>, IntakeError> {
-        let reports = self.reports(source, signals).await?;
+    /// Stores what a Source's watch read; whoever watches tries again by itself, and knows what is over: see [`Self::resolve`]. With `said_at`
+    /// it was there before, and was said then: what has ended since stays so, and what was seen since isn't counted.
+    pub async fn submit(
+        &self,
+        source: &str,
+        signals: &[Signal],
+        again: Again,
+        said_at: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Accepted>, IntakeError> {
+        let mut reports = self.reports(source, signals).await?;
+        for report in &mut reports {
+            report.said_at = said_at;
+        }
         let stored = join_all(reports.into_iter().map(|report| self.store_and_count(report, again))).await;
         stored.into_iter().filter_map(Result::transpose).collect()
     }
@@ -222,7 +234,7 @@ impl Intake {
     /// Stores what was fetched because a request, which any replica may have got, asked for it, and ends what it says is over; whoever fetches
     /// tries again by itself, and what is read again is no repeat.
     pub async fn submit_fetched(&self, source: &str, signals: &[Signal]) -> Result<Vec<Accepted>, IntakeError> {
-        self.submit(source, signals, Again::IsTheSame).await
+        self.submit(source, signals, Again::IsTheSame, None).await
     }
 
     /// Ends Findings whose reports are no longer there, as when the object that was watched is deleted: each becomes `Resolved`. One that is

@@ -42,6 +42,11 @@ enum Repeat {
         /// Whether it does, as far as is known.
         says_more: bool,
     },
+    /// It was said before the Finding was last seen, so it has been counted.
+    WasCounted {
+        /// Whether it says more all the same.
+        says_more: bool,
+    },
 }
 
 impl Intake {
@@ -140,11 +145,16 @@ impl Intake {
     }
 
     fn count(&self, finding: &Finding, stored: &Stored, again: Again) {
-        let Stored { accepted: Some(accepted), repeat: Repeat::ToBeCounted { says_more } } = stored else { return };
+        let Some(accepted) = &stored.accepted else { return };
+        let (again, says_more) = match stored.repeat {
+            Repeat::IsNone => return,
+            Repeat::ToBeCounted { says_more } => (again, says_more),
+            Repeat::WasCounted { says_more } => (Again::IsTheSame, says_more),
+        };
         let finding = in_place(finding.clone(), accepted);
         match again {
-            Again::IsARepeat => self.folder.count(&finding, *says_more),
-            Again::IsTheSame if *says_more => self.folder.refresh(&finding),
+            Again::IsARepeat => self.folder.count(&finding, says_more),
+            Again::IsTheSame if says_more => self.folder.refresh(&finding),
             Again::IsTheSame => {}
         }
     }
@@ -154,12 +164,13 @@ impl Intake {
         if report.is_over {
             return Box::pin(self.end(report)).await;
         }
+        let said_at = report.said_at;
         let finding = &mut report.finding;
         // What one says that the copies don't have yet isn't known.
         let repeat = Repeat::ToBeCounted { says_more: true };
         loop {
             if let Some(known) = self.caches.findings.get(&ObjectRef::from_obj(&*finding)) {
-                return Box::pin(self.report_again(finding, &known)).await;
+                return Box::pin(self.report_again(finding, &known, said_at)).await;
             }
             let stored = match self.flights.turn(key(finding)) {
                 Turn::Mine(storing) => {
@@ -181,12 +192,24 @@ impl Intake {
     }
 
     /// The Finding is there already: where it was over it begins anew, where it gets worse that is written at once.
-    async fn report_again(&self, finding: &Finding, known: &Finding) -> Result<Stored, IntakeError> {
+    async fn report_again(
+        &self,
+        finding: &Finding,
+        known: &Finding,
+        said_at: Option<DateTime<Utc>>,
+    ) -> Result<Stored, IntakeError> {
         if known.spec.fingerprint != finding.spec.fingerprint {
             return Err(IntakeError::Collision { name: finding.name_any() });
         }
         let news = news(&known.spec, &finding.spec);
-        let over = known.status.as_ref().is_some_and(FindingStatus::is_over);
+        let status = known.status.as_ref();
+        let over = status.is_some_and(FindingStatus::is_over);
+        let was_said_before = |is: fn(&FindingStatus, DateTime<Utc>) -> bool| {
+            status.zip(said_at).is_some_and(|(status, said)| is(status, said))
+        };
+        if was_said_before(FindingStatus::was_ended_after) {
+            return Ok(Stored { accepted: Some(accepted(finding, true)), repeat: Repeat::IsNone });
+        }
         let there = if news == News::Worse || over {
             let now = Utc::now();
             // Contained beside the writing, as what is reported for the first time.
@@ -202,7 +225,14 @@ impl Intake {
             let created = self.create_in_place(&mut finding).await?;
             return Ok(Stored { accepted: Some(accepted(&finding, !created)), repeat: Repeat::IsNone });
         }
-        let repeat = if over { Repeat::IsNone } else { Repeat::ToBeCounted { says_more: news != News::Nothing } };
+        let says_more = news != News::Nothing;
+        let repeat = if over {
+            Repeat::IsNone
+        } else if was_said_before(|status, said| status.last_seen.is_some_and(|seen| said <= seen)) {
+            Repeat::WasCounted { says_more }
+        } else {
+            Repeat::ToBeCounted { says_more }
+        };
         Ok(Stored { accepted: Some(accepted(finding, true)), repeat })
     }
 

@@ -343,3 +343,86 @@ async fn what_vanished_while_quell_was_down_is_over_when_it_is_back() -> Result<
     assert_eq!((kept.episode, kept.resolved_at), (1, None), "another object still reports it");
     control_plane.stop().await
 }
+
+/// A control plane of its own: another test's operator would go on in this one's place.
+#[tokio::test]
+async fn what_was_said_before_its_finding_was_ended_by_hand_does_not_begin_it_anew_when_quell_starts() -> Result<()> {
+    let control_plane = ControlPlane::start(Options::default()).await?;
+    quell_tests::operator::prepare(&control_plane).await?;
+    let namespace = TestNamespace::create(&control_plane, "said-before").await?;
+    crds::install_these(&control_plane, vec![watched::alerts("acme.example")?]).await?;
+    let speaks_for = json!({ "include": [namespace.name()] });
+    let events = json!({ "format": "k8s-events", "watch": {}, "namespaces": speaks_for });
+    apply(&sources(&namespace), "Source", "events", &events).await?;
+    let spec = json!({
+        "mapping": { "rule": "body.spec.check", "target": { "namespace": "body.metadata.namespace", "name": "'web'" } },
+        "watch": { "resources": [{ "group": "acme.example", "kind": "Alert" }] },
+    });
+    source(&namespace, spec).await?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Event"));
+    let all_events: Api<DynamicObject> = Api::namespaced_with(namespace.client().clone(), namespace.name(), &resource);
+    let event = |policy: &str, last: &str| {
+        json!({
+            "type": "Warning", "reason": "PolicyViolation", "lastTimestamp": last, "source": { "component": "kyverno" },
+            "message": format!("policy {policy} fail: no team"),
+            "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace.name(), "name": "web" },
+        })
+    };
+    let alerts = objects(&namespace, "acme.example", "v1", "Alert");
+    let of_alert = ("acme.example/v1", "Alert");
+    let of_event = ("v1", "Event");
+    let known = async |rule: &str, state: FindingState| {
+        let api: Api<Finding> = namespace.api();
+        wait::eventually(DEADLINE, &format!("a Finding of {rule} in state {state}"), async || {
+            let all = api.list(&ListParams::default()).await?.items;
+            let of = all.into_iter().find(|one| one.spec.rule == rule).context("there is none")?;
+            let is = of.status.as_ref().and_then(|status| status.state);
+            anyhow::ensure!(is == Some(state), "it is {is:?}");
+            Ok(Some(of))
+        })
+        .await
+    };
+
+    let binary = Path::new(env!("CARGO_BIN_EXE_quell"));
+    let first = Operator::start(binary, &control_plane, &["--lease-seconds", "3"]).await?;
+    put(&all_events, of_event, "a-told", event("told", "2026-01-01T00:00:00Z")).await?;
+    put(&alerts, of_alert, "a-told", json!({ "spec": { "check": "root-user" } })).await?;
+    for rule in ["told", "root-user"] {
+        let name = known(rule, FindingState::Open).await?.name_any();
+        // The API server dates what is written in whole seconds.
+        let end = chrono::Utc::now() + chrono::TimeDelta::seconds(1);
+        let over = Patch::Merge(json!({ "status": { "resolvedAt": end } }));
+        namespace.api::<Finding>().patch_status(&name, &PatchParams::default(), &over).await?;
+        known(rule, FindingState::Resolved).await?;
+    }
+    // Dropped: SIGKILL, at once.
+    drop(first);
+    // What comes after these in a list is read after them.
+    put(&all_events, of_event, "z-mark", event("event-mark", "2026-01-01T00:00:00Z")).await?;
+    put(&alerts, of_alert, "z-mark", json!({ "spec": { "check": "alert-mark" } })).await?;
+    let _second = Operator::start(binary, &control_plane, &["--lease-seconds", "3"]).await?;
+    for (rule, mark) in [("told", "event-mark"), ("root-user", "alert-mark")] {
+        known(mark, FindingState::Open).await?;
+        let status = known(rule, FindingState::Resolved).await?.status.unwrap_or_default();
+        assert_eq!((status.episode, status.count), (1, 1), "{rule}");
+    }
+
+    // What happens after that does.
+    let later = (chrono::Utc::now() + chrono::TimeDelta::seconds(2)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    put(&all_events, of_event, "a-told", event("told", &later)).await?;
+    let back = known("told", FindingState::Open).await?.status.unwrap_or_default();
+    assert_eq!((back.episode, back.count), (2, 2));
+    put(
+        &all_events,
+        of_event,
+        "a-told",
+        json!({ "count": 7, "type": "Warning", "reason": "PolicyViolation",
+        "message": "policy told fail: no team", "lastTimestamp": later,
+        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace.name(), "name": "web" } }),
+    )
+    .await?;
+    let counted = |finding: &Finding| finding.status.as_ref().is_some_and(|status| status.count == 3);
+    let name = known("told", FindingState::Open).await?.name_any();
+    wait::until_present(&namespace.api::<Finding>(), &name, "counted once more", DEADLINE, counted).await?;
+    control_plane.stop().await
+}

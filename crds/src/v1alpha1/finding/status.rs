@@ -1,6 +1,6 @@
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,13 @@ impl FindingStatus {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.is_resolved() || self.expired_at.is_some()
+    }
+
+    /// Whether it was ended after that was said. Kubernetes dates what it writes in whole seconds: what was said within the same one may have
+    /// been said after.
+    #[must_use]
+    pub fn was_ended_after(&self, said: DateTime<Utc>) -> bool {
+        self.is_over() && self.resolved_at.or(self.expired_at).is_some_and(|ended| said < ended.trunc_subsecs(0))
     }
 
     /// It was reported so many times more, the last time at `at`. What was resolved before that is a new episode; what was resolved after
@@ -281,6 +288,16 @@ mod tests {
         let mut resolved = expired;
         assert!(!resolved.is_resolved() && resolved.resolve(at(30)));
         assert_eq!((resolved.resolved_at, resolved.expired_at), (Some(at(30)), None), "its source said so after all");
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_no_reason_to_begin_anew() {
+        let mut status = FindingStatus::default();
+        assert!(!status.was_ended_after(at(1)), "it isn't over");
+        status.resolve(at(10) + chrono::Duration::milliseconds(500));
+        assert_eq!([at(9), at(10), at(11)].map(|said| status.was_ended_after(said)), [true, false, false]);
+        let expired = FindingStatus { expired_at: Some(at(10)), ..FindingStatus::default() };
+        assert!(expired.was_ended_after(at(9)) && !expired.was_ended_after(at(10)));
     }
 
     #[test]

@@ -80,8 +80,15 @@ fn event(resource: &Resource, chosen: &[String], signals: &mut Vec<Signal>) -> R
     let place = violating(fields).or_else(|| referred(reference, &namespace));
     let about = place.unwrap_or_else(|| About::outside("Cluster", "cluster"));
     let details = bound::details(&details(fields, reference));
-    let seen = ["lastTimestamp", "eventTime", "deprecatedLastTimestamp", "firstTimestamp"];
-    let at = seen.iter().find_map(|name| time(&text_at(fields, &[name])?));
+    // Of a series, each of which is written into the one Event, the last.
+    let seen: [&[&str]; 5] = [
+        &["series", "lastObservedTime"],
+        &["lastTimestamp"],
+        &["eventTime"],
+        &["deprecatedLastTimestamp"],
+        &["firstTimestamp"],
+    ];
+    let at = seen.iter().find_map(|path| time(&text_at(fields, path)?));
     if let Some((_, severity)) = RULES.iter().find(|(known, _)| *known == reason) {
         signals.push(Signal {
             severity: *severity,

@@ -52,6 +52,29 @@ pub struct Shared {
     pub watching: Arc<Watching>,
 }
 
+/// How an object comes to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// It was there when the watch began, or began anew. With when it was last written, where that is known.
+    Listed(Option<DateTime<Utc>>),
+    /// It has just come, or changed.
+    Changed,
+}
+
+impl Read {
+    /// When that was said which an object says, where it may have been read before. Of an Event it is when that happened last; others say
+    /// what they say from the moment that they are written, whatever times are in them.
+    fn said_at(self, signals: &[Signal], manner: Manner) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Changed => None,
+            Self::Listed(written) if manner.outlives => {
+                signals.iter().filter_map(|signal| signal.detected_at).max().or(written)
+            }
+            Self::Listed(written) => written,
+        }
+    }
+}
+
 /// Follows the objects of a kind.
 pub struct Follower {
     pub shared: Shared,
@@ -70,8 +93,7 @@ impl Follower {
     /// Until the kind is served no more. The Source itself may be gone before that: then this is dropped, and what was reported stays.
     pub async fn follow(self) {
         let api: Api<DynamicObject> = Api::all_with(self.shared.client.clone(), &self.kind);
-        let stream = watch(api.clone(), self.selection()).modify(|object| object.managed_fields_mut().clear());
-        let mut stream = std::pin::pin!(stream.default_backoff());
+        let mut stream = std::pin::pin!(watch(api.clone(), self.selection()).default_backoff());
         let mut listed: HashSet<Reporter> = HashSet::new();
         let mut away: HashMap<Reporter, Instant> = HashMap::new();
         loop {
@@ -81,16 +103,17 @@ impl Follower {
                     None => return,
                     Some(Ok(Event::Init)) => listed.clear(),
                     Some(Ok(Event::InitApply(object))) => {
+                        let read = Read::Listed(written_at(&object));
                         let object = self.named(object);
                         let key = self.key(&object);
                         away.remove(&key);
-                        self.note(&api, object).await;
+                        self.note(&api, object, read).await;
                         listed.insert(key);
                     }
                     Some(Ok(Event::Apply(object))) => {
                         let object = self.named(object);
                         away.remove(&self.key(&object));
-                        self.note(&api, object).await;
+                        self.note(&api, object, Read::Changed).await;
                     }
                     Some(Ok(Event::Delete(object))) if !self.manner.outlives => {
                         away.insert(self.key(&object), Instant::now() + stays_away(&object, Utc::now()));
@@ -140,8 +163,9 @@ impl Follower {
         }
     }
 
-    /// Objects of a list don't always say what they are.
+    /// Objects of a list don't always say what they are. Who wrote which field of them is nothing that anybody reads.
     fn named(&self, mut object: DynamicObject) -> DynamicObject {
+        object.managed_fields_mut().clear();
         object.types.get_or_insert_with(|| TypeMeta {
             api_version: self.kind.api_version.clone(),
             kind: self.kind.kind.clone(),
@@ -188,11 +212,11 @@ impl Follower {
         tracing::warn!(source, kind, %error, "a watch was interrupted; it is opened anew");
     }
 
-    async fn note(&self, api: &Api<DynamicObject>, object: DynamicObject) {
+    async fn note(&self, api: &Api<DynamicObject>, object: DynamicObject, read: Read) {
         let key = self.key(&object);
         let reading = self.book.reading().await;
         let was_known = self.book.ledger().is_known(&key);
-        match self.take(api, object, &key).await {
+        match self.take(api, object, &key, read).await {
             // What it reported before this process began, and doesn't now, had to wait for that.
             true if !was_known => self.book.owes(),
             true => {}
@@ -212,7 +236,7 @@ impl Follower {
 
     /// One object, until what it says is stored: a watch has nobody who would send it again. The answer is whether it is known what it
     /// reports.
-    async fn take(&self, api: &Api<DynamicObject>, object: DynamicObject, key: &str) -> bool {
+    async fn take(&self, api: &Api<DynamicObject>, object: DynamicObject, key: &str, read: Read) -> bool {
         let Some(object) = self.whole(api, object).await else { return false };
         let signals = match self.signals(&object, key) {
             Ok(signals) => signals,
@@ -223,8 +247,11 @@ impl Follower {
         };
         drop(object);
         let source = self.name();
+        let said_at = read.said_at(&signals, self.manner);
+        // An Event that changes tells that it happened once more.
+        let again = if self.manner.outlives { Again::IsARepeat } else { Again::IsTheSame };
         let accepted = loop {
-            match self.shared.intake.submit(&source, &signals, Again::IsTheSame).await {
+            match self.shared.intake.submit(&source, &signals, again, said_at).await {
                 Ok(accepted) => break accepted,
                 // A Source that is bound to namespaces passes over what is in others.
                 Err(error @ IntakeError::Foreign { .. }) => {
@@ -364,6 +391,11 @@ impl Follower {
     }
 }
 
+/// When an object was last written.
+fn written_at(object: &DynamicObject) -> Option<DateTime<Utc>> {
+    object.managed_fields().iter().filter_map(|written| written.time.as_ref()).map(time::from_kubernetes).max()
+}
+
 /// How long a deleted object may be away before it counts as gone.
 fn stays_away(object: &DynamicObject, now: DateTime<Utc>) -> Duration {
     let ttl = object.annotations().get(REPORT_TTL).and_then(|ttl| ttl.parse::<kube::core::Duration>().ok());
@@ -379,6 +411,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_an_object_says_was_said_when_it_was_last_written_and_what_an_event_says_when_it_last_happened() {
+        let by = |manager: &str, at: &str| json!({ "manager": manager, "operation": "Update", "time": at });
+        let written = json!([by("a", "2026-01-01T00:00:00Z"), by("b", "2026-01-03T00:00:00Z"), { "manager": "c", "operation": "Apply" }]);
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "PolicyViolation", "message": "policy a/b fail: c",
+            "metadata": { "name": "e", "namespace": "shop", "managedFields": written },
+            "lastTimestamp": null, "eventTime": "2026-01-01T06:00:00.000000Z", "series": { "count": 3, "lastObservedTime": "2026-01-02T00:00:00.000000Z" },
+            "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web" },
+        });
+        let signals = quell_ingest::read_events(event.to_string().as_bytes(), &[]).unwrap();
+        let object: DynamicObject = serde_json::from_value(event).unwrap();
+        let at = |text: &str| text.parse::<DateTime<Utc>>().ok();
+        let read = Read::Listed(written_at(&object));
+        let (outlives, other) = (Manner { outlives: true, ..Manner::default() }, Manner::default());
+        assert_eq!(read.said_at(&signals, other), at("2026-01-03T00:00:00Z"));
+        assert_eq!(read.said_at(&signals, outlives), at("2026-01-02T00:00:00Z"));
+        assert_eq!(read.said_at(&[], outlives), at("2026-01-03T00:00:00Z"));
+        assert_eq!(Read::Changed.said_at(&signals, outlives), None);
+        assert_eq!(Read::Listed(None).said_at(&signals, other), None, "nobody knows");
+    }
 
     #[test]
     fn a_report_whose_time_ran_out_may_be_away_until_it_is_scanned_anew() {
