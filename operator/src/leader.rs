@@ -265,8 +265,20 @@ impl Candidate {
         }
     }
 
-    /// As client-go does it: no holder, and a length of a second, should nobody see it.
+    /// Tried until the Lease is over by itself.
     async fn give_up(&self, lease: &Lease) -> Result<(), ElectionError> {
+        let over = Instant::now() + self.length;
+        loop {
+            let tried = self.try_give_up(lease).await;
+            if tried.is_ok() || Instant::now() + AGAIN >= over {
+                return tried;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// As client-go does it: no holder, and a length of a second, should nobody see it.
+    async fn try_give_up(&self, lease: &Lease) -> Result<(), ElectionError> {
         let free = json!({ "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now_micro() });
         match self.write(lease, &free).await {
             Err(ElectionError::Request(kube::Error::Api(status))) if status.is_conflict() => {

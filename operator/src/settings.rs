@@ -75,7 +75,7 @@ pub struct Settings {
     #[arg(long, env = "QUELL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
     /// What is logged, as `RUST_LOG` has it
-    #[arg(long, env = "QUELL_LOG", default_value = "info,kube_runtime=warn,kube_client=warn")]
+    #[arg(long, env = "QUELL_LOG", default_value = "info,kube_runtime=warn,kube_client=warn,kube_client::client=off")]
     pub log: String,
     /// Name of this replica in the Lease; the pod's name in a cluster
     #[arg(long, env = "QUELL_IDENTITY")]

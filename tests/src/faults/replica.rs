@@ -70,7 +70,7 @@ impl Replica {
             .arg("operator")
             .args(["--ingest-listen", &self.intake.to_string(), "--ingest-plaintext"])
             .args(["--metrics-listen", &self.metrics.to_string()])
-            .args(["--namespace", NAMESPACE, "--log-format", "text", "--log", "info,kube_runtime=warn"])
+            .args(["--namespace", NAMESPACE, "--log-format", "text"])
             .args(["--network-plugin", "cilium", "--identity", &self.identity])
             .arg("--spool")
             .arg(self.folder.join("spool"))
@@ -97,7 +97,7 @@ impl Replica {
     /// A process that ended by itself, as one that lost its Lease does, is started again, as a cluster does it.
     pub fn keep_running(&self) -> Result<bool> {
         let Some((_, status)) = self.lifeline.exited() else { return Ok(false) };
-        println!("  {} ended ({status}) and is started again", self.identity);
+        println!("  {} ended ({status}) and is started again: {}", self.identity, self.last_words());
         self.kill()?;
         self.run()?;
         Ok(true)
@@ -180,6 +180,12 @@ impl Replica {
         let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Why it ended.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        log.lines().next_back().unwrap_or("its log is empty").to_owned()
     }
 
     fn log_path(&self) -> PathBuf {
