@@ -229,7 +229,9 @@ pub const OWN: &[Need] = &[
         &[
             "clustercompliancereports",
             "clusterconfigauditreports",
+            "clusterinfraassessmentreports",
             "clusterrbacassessmentreports",
+            "clustervulnerabilityreports",
             "configauditreports",
             "exposedsecretreports",
             "infraassessmentreports",

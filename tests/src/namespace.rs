@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
 use crate::wait;
@@ -89,6 +91,31 @@ impl TestNamespace {
                 object.meta().name.as_deref().unwrap_or("?")
             )
         })
+    }
+
+    /// Labels the namespace itself.
+    pub async fn label(&self, key: &str, value: &str) -> Result<()> {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { key: value } } }));
+        Api::<Namespace>::all(self.client.clone()).patch(&self.name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Writes an object of another tool, of whatever kind it says that it is and with its plural by Kubernetes' rules: into this namespace,
+    /// or where it names none, into the cluster. A kind that was just installed is refused for a moment; until then it is tried again.
+    pub async fn put(&self, object: &Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(object.clone())?;
+        let types = object.types.clone().context("an object says its apiVersion and kind")?;
+        let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let (name, apply) = (object.name_any(), PatchParams::apply("quell-tests").force());
+        wait::eventually(wait::DEADLINE, &format!("{} {name} is written", types.kind), async || {
+            api.patch(&name, &apply, &Patch::Apply(&object)).await?;
+            Ok(Some(()))
+        })
+        .await
     }
 
     /// Deletes it and waits until all that was in it is gone. Not needed at the end of a test.

@@ -162,6 +162,13 @@ pub async fn nothing_else_is_allowed(quell: &Client) -> Result<()> {
     };
     // That the question is put rightly.
     assert!(may("shop", "", "pods", "patch").await? && may("quell", "", "secrets", "get").await?);
+    // Kinds that nobody has named yet; a controller adds these rights up.
+    wait::eventually(wait::DEADLINE, "constraints of any kind may be watched", async || {
+        let every = may("", "constraints.gatekeeper.sh", "k8srequiredlabels", "watch").await?
+            && may("", "constraints.gatekeeper.sh", "k8srequiredlabels", "list").await?;
+        Ok(every.then_some(()))
+    })
+    .await?;
     let mut too_much = Vec::new();
     for (namespace, group, resource, verbs) in [
         ("shop", "", "pods", &["create", "delete", "update"][..]),
@@ -191,6 +198,8 @@ pub async fn nothing_else_is_allowed(quell: &Client) -> Result<()> {
         ("", "rbac.authorization.k8s.io", "clusterroles", &["escalate", "bind", "patch"]),
         ("", "apiextensions.k8s.io", "customresourcedefinitions", &["create", "patch", "delete"]),
         ("", "admissionregistration.k8s.io", "validatingadmissionpolicies", &["patch", "delete"]),
+        ("", "constraints.gatekeeper.sh", "k8srequiredlabels", &["create", "patch", "update", "delete"]),
+        ("", "templates.gatekeeper.sh", "constrainttemplates", &["list", "create"]),
     ] {
         for verb in verbs {
             let needed = rbac::declared().iter().any(|right| {

@@ -4,8 +4,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{Api, DeleteParams, ListParams};
 use quell_crds::conditions::ConditionType;
 use quell_crds::v1alpha1::{Finding, FindingState, Phase, Remediation, Severity, Source};
 use quell_tests::fixtures::{PodCarrier as _, deployment};
@@ -305,29 +304,6 @@ async fn a_report_without_vulnerabilities_ends_the_findings_of_all_workloads_tha
     bed.finish().await
 }
 
-/// A VulnerabilityReport of the shop's pods, with these vulnerabilities.
-fn vulnerability_report(bed: &Bed, replica_set: &str, severities: &[&str]) -> Value {
-    let one = |(number, severity): (usize, &&str)| {
-        json!({
-            "vulnerabilityID": format!("CVE-2026-{number}"), "resource": "openssl", "installedVersion": "3.0.1",
-            "fixedVersion": "3.0.2", "severity": severity, "title": "a test", "score": 7.5,
-        })
-    };
-    json!({
-        "apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "VulnerabilityReport",
-        "metadata": { "name": format!("replicaset-{replica_set}-app"), "labels": {
-            "trivy-operator.container.name": "app", "trivy-operator.resource.kind": "ReplicaSet",
-            "trivy-operator.resource.name": replica_set, "trivy-operator.resource.namespace": bed.name(),
-        }},
-        "report": {
-            "updateTimestamp": "2026-01-01T00:00:00Z", "scanner": { "name": "Trivy", "vendor": "Aqua Security", "version": "0.70.0" },
-            "registry": { "server": "registry.example" }, "artifact": { "repository": "shop", "tag": "1.0" },
-            "summary": { "criticalCount": 0, "highCount": 0, "mediumCount": 0, "lowCount": 0, "unknownCount": 0 },
-            "vulnerabilities": severities.iter().enumerate().map(one).collect::<Vec<_>>(),
-        },
-    })
-}
-
 #[tokio::test]
 async fn a_watched_report_that_changes_changes_its_finding_and_one_that_is_clean_ends_it() -> Result<()> {
     let bed = Bed::new("watched").await?;
@@ -336,13 +312,11 @@ async fn a_watched_report_that_changes_changes_its_finding_and_one_that_is_clean
     apply(&sources, "Source", "trivy-operator", &json!({ "format": "trivy-operator", "watch": {} })).await?;
     let pod = bed.shop("registry.example/shop:1.0").await?;
     let owner = pod.owner_references().first().expect("a ReplicaSet").name.clone();
-    let kind = GroupVersionKind::gvk("aquasecurity.github.io", "v1alpha1", "VulnerabilityReport");
-    let reports: Api<DynamicObject> =
-        Api::namespaced_with(bed.namespace.client().clone(), bed.name(), &ApiResource::from_gvk(&kind));
     let report = async |severities: &[&str]| {
-        let report = vulnerability_report(&bed, &owner, severities);
-        let name = report["metadata"]["name"].as_str().unwrap_or_default();
-        reports.patch(name, &PatchParams::apply("trivy-operator").force(), &Patch::Apply(&report)).await
+        let one =
+            |(number, severity): (usize, &&str)| trivy_operator::vulnerability(&format!("CVE-2026-{number}"), severity);
+        let all: Vec<Value> = severities.iter().enumerate().map(one).collect();
+        bed.namespace.put(&trivy_operator::vulnerability_report(bed.name(), ("ReplicaSet", &owner), &all)).await
     };
     let finding_is = async |what: &str, is: &dyn Fn(&Finding) -> bool| {
         wait::eventually(DEADLINE, what, async || {

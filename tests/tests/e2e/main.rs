@@ -21,4 +21,5 @@ mod steer;
 mod support;
 mod suppressions;
 mod told;
+mod watched_tools;
 mod watches;

@@ -3,13 +3,12 @@
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, DynamicObject, ListParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{Api, ListParams};
 use quell_crds::conditions::ConditionType;
 use quell_crds::v1alpha1::{Category, Finding, FindingState, Severity, Source};
 use quell_tests::fixtures::digest_of;
 use quell_tests::operator::NAMESPACE;
-use quell_tests::{ControlPlane, TestNamespace, crds, trivy_operator, wait};
+use quell_tests::{ControlPlane, crds, trivy_operator, wait};
 use serde_json::{Value, json};
 
 use crate::support::{Bed, DEADLINE, apply, condition, falco};
@@ -147,7 +146,12 @@ async fn a_vulnerability_report_of_trivy_operator_becomes_a_finding_on_the_deplo
     apply(&sources, "Source", "trivy-operator", &json!({ "format": "trivy-operator", "watch": {} })).await?;
     let pod = bed.shop("registry.example/shop:1.0").await?;
     let owner = pod.owner_references().first().expect("a ReplicaSet").name.clone();
-    create_report(&bed.namespace, &owner).await?;
+    let report = trivy_operator::vulnerability_report(
+        bed.name(),
+        ("ReplicaSet", &owner),
+        &[trivy_operator::vulnerability("CVE-2026-0002", "HIGH")],
+    );
+    bed.namespace.put(&report).await?;
     let finding = wait::eventually(DEADLINE, "a Finding of the report", async || {
         let all = bed.findings().list(&ListParams::default()).await?;
         Ok(all.items.into_iter().find(|finding| finding.spec.source == "trivy-operator"))
@@ -158,30 +162,6 @@ async fn a_vulnerability_report_of_trivy_operator_becomes_a_finding_on_the_deplo
     assert_eq!(finding.spec.severity, Severity::High);
     assert_eq!(finding.spec.vulnerabilities.len(), 1);
     bed.finish().await
-}
-
-async fn create_report(namespace: &TestNamespace, replica_set: &str) -> Result<()> {
-    let kind = GroupVersionKind::gvk("aquasecurity.github.io", "v1alpha1", "VulnerabilityReport");
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(namespace.client().clone(), namespace.name(), &ApiResource::from_gvk(&kind));
-    let report: DynamicObject = serde_json::from_value(json!({
-        "apiVersion": "aquasecurity.github.io/v1alpha1", "kind": "VulnerabilityReport",
-        "metadata": { "name": format!("replicaset-{replica_set}-app"), "labels": {
-            "trivy-operator.container.name": "app", "trivy-operator.resource.kind": "ReplicaSet",
-            "trivy-operator.resource.name": replica_set, "trivy-operator.resource.namespace": namespace.name(),
-        }},
-        "report": {
-            "updateTimestamp": "2026-01-01T00:00:00Z", "scanner": { "name": "Trivy", "vendor": "Aqua Security", "version": "0.70.0" },
-            "registry": { "server": "registry.example" }, "artifact": { "repository": "shop", "tag": "1.0" },
-            "summary": { "criticalCount": 0, "highCount": 1, "mediumCount": 0, "lowCount": 0, "unknownCount": 0 },
-            "vulnerabilities": [{
-                "vulnerabilityID": "CVE-2026-0002", "resource": "openssl", "installedVersion": "3.0.1", "fixedVersion": "3.0.2",
-                "severity": "HIGH", "title": "openssl: a test", "score": 7.5,
-            }],
-        },
-    }))?;
-    api.create(&PostParams::default(), &report).await?;
-    Ok(())
 }
 
 fn trivy_report(image: &str) -> Value {

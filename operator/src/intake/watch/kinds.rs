@@ -77,14 +77,16 @@ pub fn label(resource: &ApiResource) -> String {
     Wanted::kind(&resource.group, &resource.kind).to_string()
 }
 
-const TRIVY: [&str; 8] = [
+const TRIVY: [&str; 10] = [
     "VulnerabilityReport",
+    "ClusterVulnerabilityReport",
     "ConfigAuditReport",
     "ClusterConfigAuditReport",
     "ExposedSecretReport",
     "RbacAssessmentReport",
     "ClusterRbacAssessmentReport",
     "InfraAssessmentReport",
+    "ClusterInfraAssessmentReport",
     "ClusterComplianceReport",
 ];
 
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn a_format_has_its_kinds_and_a_mapping_those_that_are_named() {
         let names = |spec: SourceSpec| wanted(&spec).iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(names(spec(Some(Format::TrivyOperator), SourceWatch::default())).len(), 8);
+        assert_eq!(names(spec(Some(Format::TrivyOperator), SourceWatch::default())).len(), 10);
         assert_eq!(
             names(spec(Some(Format::Gatekeeper), SourceWatch::default())),
             ["every kind of constraints.gatekeeper.sh"]
