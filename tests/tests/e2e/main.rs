@@ -1,5 +1,6 @@
 //! The main job, end to end: a real operator process on a real control plane, each test in a namespace of its own.
 
+mod audited;
 mod bad_input;
 mod containment;
 mod context;

@@ -105,12 +105,21 @@ fn signal(object: &Object, at: &str, alert: &Fields, group: &Fields) -> Result<S
 /// The pod, else its owner, else the node, address or namespace that the labels name.
 fn about(labels: &Fields) -> About {
     let name = |label: &str, longest: usize| text_at(labels, &[label]).filter(|name| is_name(name, longest));
-    let namespace = name("namespace", 63).or_else(|| name("exported_namespace", 63));
+    // Where the metric has a label that what was scraped has, too, Prometheus calls the metric's `exported_…`: then the others are the exporter's.
+    let is_exporters = ["exported_namespace", "exported_pod"].iter().any(|label| labels.contains_key(*label));
+    let namespace = name("exported_namespace", 63).or_else(|| name("namespace", 63));
     if let Some(namespace) = &namespace {
-        if let Some(pod) = name("pod", 253).or_else(|| name("pod_name", 253)).or_else(|| name("exported_pod", 253)) {
+        let (pod, container) = if is_exporters {
+            (name("exported_pod", 253), name("exported_container", 63))
+        } else {
+            (
+                name("pod", 253).or_else(|| name("pod_name", 253)),
+                name("container", 63).or_else(|| name("container_name", 63)),
+            )
+        };
+        if let Some(pod) = pod {
             let uid = text_at(labels, &["uid"]).filter(|uid| crate::kinds::is_uid(uid));
-            return About::object("v1".to_owned(), "Pod", namespace.clone(), pod, uid)
-                .with_container(name("container", 63).or_else(|| name("container_name", 63)), None);
+            return About::object("v1".to_owned(), "Pod", namespace.clone(), pod, uid).with_container(container, None);
         }
         for (label, kind) in WORKLOADS {
             if let Some(workload) = name(label, 253) {
@@ -123,7 +132,11 @@ fn about(labels: &Fields) -> About {
             return About::object(String::new(), kind, namespace.clone(), workload, None);
         }
     }
-    if let Some(node) = name("node", 253).or_else(|| name("nodename", 253)).or_else(|| name("kubernetes_node", 253)) {
+    if let Some(node) = name("exported_node", 253)
+        .or_else(|| name("node", 253))
+        .or_else(|| name("nodename", 253))
+        .or_else(|| name("kubernetes_node", 253))
+    {
         return About::Node { name: node };
     }
     if let Some(namespace) = namespace {
@@ -186,6 +199,30 @@ mod tests {
         assert_eq!(alert(json!({"instance": "[fd00::1]:9100"})).about, About::Address { ip: "fd00::1".to_owned() });
         assert_eq!(alert(json!({"node": "n1", "instance": "10.0.0.1:1"})).about, About::Node { name: "n1".to_owned() });
         assert_eq!(alert(json!({})).severity, Severity::Medium);
+    }
+
+    #[test]
+    fn what_a_metric_says_stands_before_the_exporter_that_said_it() {
+        let exporter = |more: serde_json::Value| {
+            let mut labels = json!({"namespace": "monitoring", "pod": "kube-state-metrics-0", "container": "main", "instance": "10.0.0.9:8080"});
+            labels.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            alert(labels).about
+        };
+        let pod = exporter(json!({"exported_namespace": "shop", "exported_pod": "web-1", "exported_container": "app"}));
+        assert!(
+            matches!(&pod, About::Pod { namespace, name, container: Some(app), .. } if namespace == "shop" && name == "web-1" && app == "app"),
+            "{pod:?}"
+        );
+        let owner = exporter(json!({"exported_namespace": "shop", "deployment": "web"}));
+        assert!(
+            matches!(&owner, About::Workload { namespace, kind, name, .. } if namespace == "shop" && kind == "Deployment" && name == "web"),
+            "{owner:?}"
+        );
+        let only = exporter(json!({"exported_namespace": "shop"}));
+        assert!(
+            matches!(&only, About::Workload { kind, name, .. } if kind == "Namespace" && name == "shop"),
+            "{only:?}"
+        );
     }
 
     #[test]
