@@ -62,9 +62,9 @@ impl CliError {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_forbidden()))
     }
 
-    /// Whether the API server said that there is no such thing, or that it doesn't serve the kind.
+    /// Whether the API server said that there is no such thing, or that it doesn't serve the kind, for which it gives no reason but the code.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()))
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
     }
 
     /// What the API server said, where it refused an object as it is.
