@@ -336,7 +336,7 @@ pub fn deadline(record: &StepRecord, step: &Step) -> Option<DateTime<Utc>> {
 fn keep(record: &mut StepRecord, outputs: BTreeMap<String, String>, receipt: Option<Receipt>) {
     match (&mut record.receipt, receipt) {
         (none @ None, receipt) => *none = receipt,
-        (Some(there), Some(receipt)) if there.is_for_the_same(&receipt) => {
+        (Some(there), Some(receipt)) if there.is_on_the_same(&receipt) => {
             for effect in receipt.also {
                 if !there.also.iter().any(|known| known.is_on_the_same(&effect)) {
                     there.also.push(effect);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use quell_crds::conditions::{self, ConditionType, Reason};
 use quell_crds::v1alpha1::{
-    Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, RunSettings, Step, StepKind, StepRecord, StepState,
+    Effect, Finding, FindingSpec, Intent, Phase, Receipt, RemediationStatus, RunSettings, Step, StepKind, StepRecord,
+    StepState,
 };
 use quell_playbooks::compile::{CompiledStep, compile_steps};
 use quell_playbooks::plan::gate::{Vote, Votes};
@@ -34,7 +35,7 @@ pub fn finding() -> Finding {
 }
 
 pub fn receipt(name: &str) -> Receipt {
-    Receipt { api_version: "v1".into(), kind: "Pod".into(), name: name.into(), ..Receipt::default() }
+    Effect { api_version: "v1".into(), kind: "Pod".into(), name: name.into(), ..Effect::default() }.into()
 }
 
 pub fn done() -> Outcome {

@@ -149,7 +149,7 @@ async fn a_block_is_found_and_deleted_but_not_where_somebody_has_changed_it() ->
 
     run.lose_record();
     run.succeed().await?;
-    let name = run.receipt()?.name;
+    let name = run.receipt()?.effect.name;
     blocks.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"reason": "theirs"}}))).await?;
     run.lose_and_find().await?;
     run.left_alone(Reason::ChangedSince).await?;

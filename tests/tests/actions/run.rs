@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
             other => bail!("{other:?}"),
         }
         let found = self.receipt()?;
-        anyhow::ensure!(found.is_for_the_same(&told), "{found:?} is not for what was changed: {told:?}");
+        anyhow::ensure!(found.is_on_the_same(&told), "{found:?} is not for what was changed: {told:?}");
         anyhow::ensure!((found.also.len(), &found.before) == (told.also.len(), &told.before), "{found:?} {told:?}");
         Ok(())
     }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -78,31 +79,9 @@ pub struct RehearsedWrite {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
-    /// API version of the changed object.
-    #[schemars(length(max = 253))]
-    pub api_version: String,
-    /// Kind of the changed object.
-    #[schemars(length(max = 63))]
-    pub kind: String,
-    /// Namespace of the changed object.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 63))]
-    pub namespace: String,
-    /// Name of the changed object.
-    #[schemars(length(max = 253))]
-    pub name: String,
-    /// UID of the changed object.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 63))]
-    pub uid: String,
-    /// What was there before the step.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    #[schemars(schema_with = "crate::schema::free_form")]
-    pub before: Map<String, Value>,
-    /// What the step put there.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    #[schemars(schema_with = "crate::schema::free_form")]
-    pub after: Map<String, Value>,
+    /// The object that the step is about.
+    #[serde(flatten)]
+    pub effect: Effect,
     /// What the step changed beside that, such as the pod's owner, or other pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 48))]
@@ -141,15 +120,24 @@ pub struct Effect {
 }
 
 impl Receipt {
-    /// Whether another receipt is for the same object.
-    #[must_use]
-    pub fn is_for_the_same(&self, other: &Self) -> bool {
-        (&self.kind, &self.namespace, &self.name, &self.uid) == (&other.kind, &other.namespace, &other.name, &other.uid)
-    }
-
     /// What was changed beside it, each as a receipt of its own.
     pub fn further(&self) -> impl Iterator<Item = Self> + '_ {
         self.also.iter().cloned().map(Self::from)
+    }
+}
+
+// In the record, too, its fields are the receipt's own.
+impl Deref for Receipt {
+    type Target = Effect;
+
+    fn deref(&self) -> &Effect {
+        &self.effect
+    }
+}
+
+impl DerefMut for Receipt {
+    fn deref_mut(&mut self) -> &mut Effect {
+        &mut self.effect
     }
 }
 
@@ -163,15 +151,7 @@ impl Effect {
 
 impl From<Effect> for Receipt {
     fn from(effect: Effect) -> Self {
-        let Effect { api_version, kind, namespace, name, uid, before, after } = effect;
-        Self { api_version, kind, namespace, name, uid, before, after, also: Vec::new() }
-    }
-}
-
-impl From<Receipt> for Effect {
-    fn from(receipt: Receipt) -> Self {
-        let Receipt { api_version, kind, namespace, name, uid, before, after, .. } = receipt;
-        Self { api_version, kind, namespace, name, uid, before, after }
+        Self { effect, also: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@ use kube::api::{Api, ObjectMeta};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::step::{DenyImage, DenyImageBy, DenyImageNamespaces};
-use quell_crds::v1alpha1::{BlockedFor, FindingSpec, ImageBlock, ImageBlockSpec, PlaybookKind, Receipt};
+use quell_crds::v1alpha1::{BlockedFor, Effect, FindingSpec, ImageBlock, ImageBlockSpec, PlaybookKind, Receipt};
 use quell_ingest::ImageRef;
 use serde_json::{Map, Value, json};
 
@@ -54,7 +54,7 @@ pub async fn recover(cx: &Context<'_>) -> Result<Option<Receipt>, ActionError> {
         // The first generation is what was made. Of a later one nothing tells what was there: undo must find it changed.
         let made = there.metadata.generation == Some(1);
         let after = if made { spec(&there) } else { Map::from_iter([("generation".to_owned(), json!(1))]) };
-        Receipt { after, ..receipt(&there) }
+        Effect { after, ..receipt(&there).effect }.into()
     }))
 }
 
@@ -193,7 +193,7 @@ fn done(block: &ImageBlock, now: DateTime<Utc>) -> Progress {
 }
 
 fn receipt(block: &ImageBlock) -> Receipt {
-    Receipt {
+    Effect {
         api_version: "quell.dev/v1alpha1".to_owned(),
         kind: "ImageBlock".to_owned(),
         namespace: String::new(),
@@ -201,8 +201,8 @@ fn receipt(block: &ImageBlock) -> Receipt {
         uid: block.uid().unwrap_or_default(),
         before: Map::new(),
         after: spec(block),
-        also: Vec::new(),
     }
+    .into()
 }
 
 fn what(spec: &ImageBlockSpec) -> String {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::api::Api;
-use quell_crds::v1alpha1::Receipt;
+use quell_crds::v1alpha1::{Effect, Receipt};
 use serde_json::{Map, Value};
 
 use crate::raw::Raw;
@@ -23,7 +23,7 @@ pub(crate) fn condition<'a>(job: &'a Raw<Job>, kind: &str) -> Option<&'a Value> 
 /// A receipt for a Job that was created.
 pub(crate) fn receipt(job: &Raw<Job>) -> Receipt {
     let metadata = &job.metadata;
-    Receipt {
+    Effect {
         api_version: "batch/v1".to_owned(),
         kind: "Job".to_owned(),
         namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -31,8 +31,8 @@ pub(crate) fn receipt(job: &Raw<Job>) -> Receipt {
         uid: metadata.uid.clone().unwrap_or_default(),
         before: Map::new(),
         after: Map::new(),
-        also: Vec::new(),
     }
+    .into()
 }
 
 /// The Job's pods, by name.

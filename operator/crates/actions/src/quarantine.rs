@@ -95,7 +95,7 @@ pub fn denied_by(receipt: &Receipt) -> Option<DenyKind> {
 
 /// The receipts of the pods that a step has cut off: the one of the step's own receipt first.
 pub fn cut_off(receipt: &Receipt) -> impl Iterator<Item = Receipt> + '_ {
-    let own = Receipt { also: Vec::new(), ..receipt.clone() };
+    let own = Receipt::from(receipt.effect.clone());
     std::iter::once(own).chain(receipt.further()).filter(is_cut_off)
 }
 
@@ -173,10 +173,10 @@ async fn further(
     for (other, _) in &ended.cut {
         let mut other = other.clone();
         mesh::note_like(&receipt, &mut other);
-        add(&mut receipt, other.into());
+        add(&mut receipt, other.effect);
     }
     let own = Above::of(pod::controller(&receipt).as_ref(), cx.world.workload.as_ref());
-    let first = Receipt { also: Vec::new(), ..receipt.clone() };
+    let first = Receipt::from(receipt.effect.clone());
     let all: Vec<(Receipt, Above)> = std::iter::once((first, own)).chain(ended.cut).collect();
     let mut counters: BTreeMap<&Counter, Vec<&Receipt>> = BTreeMap::new();
     for (pod, above) in &all {
@@ -244,11 +244,11 @@ pub async fn undo(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionE
     let (owners, pods): (Vec<&Effect>, Vec<&Effect>) = receipt.also.iter().partition(|effect| owner::lowered(effect));
     let mut told = Vec::new();
     for effect in owners {
-        told.push(owner::give_back(&effect.clone().into(), cx).await);
+        told.push(owner::give_back(effect, cx).await);
     }
     told.push(pod::restore(receipt, cx).await);
     for effect in pods {
-        told.push(pod::restore(&effect.clone().into(), cx).await);
+        told.push(pod::restore(effect, cx).await);
     }
     let message = told.iter().map(|one| one.as_ref().map_or_else(ToString::to_string, Clone::clone));
     let message = message.collect::<Vec<_>>().join("; ");

@@ -12,8 +12,8 @@ use kube::ResourceExt as _;
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::{SeverBy, SeverConnections};
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::{PodFacts, TargetState};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -286,7 +286,7 @@ fn containers(pod: &Pod) -> BTreeSet<String> {
 fn receipt(job: &Raw<Job>, pod: &PodFacts) -> Receipt {
     let before = [("podNamespace", &pod.namespace), ("podName", &pod.name), ("podUid", &pod.uid)];
     let before = before.into_iter().map(|(key, value)| (key.to_owned(), json!(value)));
-    Receipt { before: before.collect(), ..jobs::receipt(job) }
+    Effect { before: before.collect(), ..jobs::receipt(job).effect }.into()
 }
 
 fn begun(work: Work, pod: &PodFacts) -> String {

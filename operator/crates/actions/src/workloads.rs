@@ -11,7 +11,7 @@ use kube::api::Api;
 use kube::{Resource, core::NamespaceResourceScope};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
+use quell_crds::v1alpha1::{Effect, Receipt};
 use serde_json::{Map, Value, json};
 
 pub(crate) use difference::{differences, same};
@@ -108,7 +108,7 @@ impl Live {
 
     /// The receipt of a change of this workload.
     pub(crate) fn receipt(&self, before: Map<String, Value>, after: Map<String, Value>) -> Receipt {
-        Receipt {
+        Effect {
             api_version: "apps/v1".to_owned(),
             kind: self.kind.name().to_owned(),
             namespace: self.namespace().to_owned(),
@@ -116,8 +116,8 @@ impl Live {
             uid: self.uid().to_owned(),
             before,
             after,
-            also: Vec::new(),
         }
+        .into()
     }
 }
 

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::HostNetwork;
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::PodFacts;
 use serde_json::{Map, json};
 
@@ -87,15 +87,16 @@ async fn cordon(pod: &PodFacts, cx: &Context<'_>) -> Result<Progress, ActionErro
 }
 
 fn of_node(live: &Raw<Node>) -> Receipt {
-    Receipt {
+    Effect {
         api_version: "v1".to_owned(),
         kind: "Node".to_owned(),
         name: live.metadata.name.clone().unwrap_or_default(),
         uid: live.metadata.uid.clone().unwrap_or_default(),
         before: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(false))]),
         after: Map::from_iter([(UNSCHEDULABLE.to_owned(), json!(true))]),
-        ..Receipt::default()
+        ..Effect::default()
     }
+    .into()
 }
 
 /// The receipt of a node that this very run and step has cordoned, as its mark tells it.
@@ -118,15 +119,16 @@ pub(super) fn terminating(pod: &PodFacts, cx: &Context<'_>) -> Option<Receipt> {
 }
 
 fn of_ended(pod: &PodFacts) -> Receipt {
-    Receipt {
+    Effect {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         after: Map::from_iter([(TERMINATED.to_owned(), json!(true))]),
-        ..Receipt::default()
+        ..Effect::default()
     }
+    .into()
 }
 
 /// Lets pods be placed on the node again, where nobody has changed that since.
@@ -198,7 +200,7 @@ async fn terminate(pod: &PodFacts, cx: &Context<'_>) -> Result<Progress, ActionE
 
 /// Ends the pod that a receipt is for.
 pub(super) async fn end(receipt: &Receipt, cx: &Context<'_>) -> Result<Progress, ActionError> {
-    let Receipt { namespace, name, uid, .. } = receipt;
+    let Effect { namespace, name, uid, .. } = &receipt.effect;
     let api: Api<Pod> = Api::namespaced(cx.writer.client(), namespace);
     let how = match cx.writer.evict(&api, namespace, name, uid).await? {
         Evicted::Accepted => "was evicted",

@@ -17,7 +17,7 @@ use kube::{CustomResource, Resource};
 use quell_crds::conditions::Reason;
 use quell_crds::names;
 use quell_crds::v1alpha1::step::Owner;
-use quell_crds::v1alpha1::{Effect, Receipt, Workload};
+use quell_crds::v1alpha1::{Effect, Workload};
 use quell_playbooks::{Controller, PodFacts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -349,30 +349,30 @@ pub(super) fn said(effect: &Effect) -> String {
 }
 
 /// Gives a workload back what was taken off it, where nobody has changed it since.
-pub(super) async fn give_back(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
-    match Counts::of(&receipt.api_version, &receipt.kind) {
-        Some(Counts::Deployment) => give_back_kind::<Deployment>(Counts::Deployment, receipt, cx).await,
-        Some(Counts::ReplicaSet) => give_back_kind::<ReplicaSet>(Counts::ReplicaSet, receipt, cx).await,
-        Some(Counts::Rollout) => give_back_kind::<Rollout>(Counts::Rollout, receipt, cx).await,
-        Some(Counts::Job) => give_back_kind::<Job>(Counts::Job, receipt, cx).await,
+pub(super) async fn give_back(effect: &Effect, cx: &Context<'_>) -> Result<String, ActionError> {
+    match Counts::of(&effect.api_version, &effect.kind) {
+        Some(Counts::Deployment) => give_back_kind::<Deployment>(Counts::Deployment, effect, cx).await,
+        Some(Counts::ReplicaSet) => give_back_kind::<ReplicaSet>(Counts::ReplicaSet, effect, cx).await,
+        Some(Counts::Rollout) => give_back_kind::<Rollout>(Counts::Rollout, effect, cx).await,
+        Some(Counts::Job) => give_back_kind::<Job>(Counts::Job, effect, cx).await,
         None => Err(ActionError::refused(
             Reason::NothingToUndo,
-            format!("the receipt for {} {} is not known to this version of Quell", receipt.kind, receipt.name),
+            format!("the receipt for {} {} is not known to this version of Quell", effect.kind, effect.name),
         )),
     }
 }
 
-async fn give_back_kind<K>(counts: Counts, receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError>
+async fn give_back_kind<K>(counts: Counts, effect: &Effect, cx: &Context<'_>) -> Result<String, ActionError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug,
 {
-    let (field, title) = (counts.field(), format!("{} {}/{}", receipt.kind, receipt.namespace, receipt.name));
+    let (field, title) = (counts.field(), format!("{} {}/{}", effect.kind, effect.namespace, effect.name));
     let number = |side: &Map<String, Value>| side.get(field).and_then(Value::as_i64).unwrap_or_default();
-    let (before, after) = (number(&receipt.before), number(&receipt.after));
-    let api: Api<Raw<K>> = Api::namespaced(cx.writer.client(), &receipt.namespace);
+    let (before, after) = (number(&effect.before), number(&effect.after));
+    let api: Api<Raw<K>> = Api::namespaced(cx.writer.client(), &effect.namespace);
     for _ in 0..LOOKS {
-        let found = cx.writer.get(&api, &receipt.namespace, &receipt.name).await?;
-        let Some(live) = found.filter(|live| live.metadata.uid.as_ref() == Some(&receipt.uid)) else {
+        let found = cx.writer.get(&api, &effect.namespace, &effect.name).await?;
+        let Some(live) = found.filter(|live| live.metadata.uid.as_ref() == Some(&effect.uid)) else {
             let message = format!("{title} is gone: there is nothing to give back to");
             return Err(ActionError::refused(Reason::TargetNotFound, message));
         };
@@ -391,7 +391,7 @@ where
         let operations = change(&live, field, to, &ledger);
         let changed = !ours
             || matches!(
-                cx.writer.patch_unread(&api, &receipt.namespace, &receipt.name, operations).await?,
+                cx.writer.patch_unread(&api, &effect.namespace, &effect.name, operations).await?,
                 Patched::Changed(_)
             );
         if changed && untouched {

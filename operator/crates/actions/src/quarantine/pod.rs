@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::Api;
 use quell_crds::conditions::Reason;
 use quell_crds::names;
-use quell_crds::v1alpha1::Receipt;
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::{Controller, PodFacts};
 use serde_json::{Map, Value, json};
 
@@ -155,8 +155,8 @@ pub fn released_by(pod: &Pod) -> Option<OwnerReference> {
 }
 
 /// Who controlled the pod before it was cut off.
-pub(super) fn controller(receipt: &Receipt) -> Option<Controller> {
-    controller_of(&receipt.before)
+pub(super) fn controller(effect: &Effect) -> Option<Controller> {
+    controller_of(&effect.before)
 }
 
 fn controller_of(before: &Map<String, Value>) -> Option<Controller> {
@@ -175,7 +175,7 @@ fn receipt(
     if let Some(kind) = deny {
         after.insert(DENY.to_owned(), json!(kind));
     }
-    Receipt {
+    Effect {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
         namespace: pod.namespace.clone(),
@@ -183,8 +183,8 @@ fn receipt(
         uid: pod.uid.clone(),
         before,
         after,
-        also: Vec::new(),
     }
+    .into()
 }
 
 /// Whether its owner has let the pod go, so that it can't be the one that is taken away when the owner wants less. A pod that is gone is.
@@ -195,20 +195,20 @@ pub(super) async fn is_released(receipt: &Receipt, cx: &Context<'_>) -> Result<b
 }
 
 /// Gives the pod its labels back. What others have added since stays.
-pub(super) async fn restore(receipt: &Receipt, cx: &Context<'_>) -> Result<String, ActionError> {
-    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &receipt.namespace);
-    let name = format!("{}/{}", receipt.namespace, receipt.name);
+pub(super) async fn restore(effect: &Effect, cx: &Context<'_>) -> Result<String, ActionError> {
+    let api: Api<Pod> = Api::namespaced(cx.writer.client(), &effect.namespace);
+    let name = format!("{}/{}", effect.namespace, effect.name);
     for _ in 0..LOOKS {
-        let found = cx.writer.get(&api, &receipt.namespace, &receipt.name).await?;
+        let found = cx.writer.get(&api, &effect.namespace, &effect.name).await?;
         // Where it was undone before and that wasn't recorded, its owner may have ended it since as one too many.
-        let Some(there) = found.filter(|pod| pod.metadata.uid.as_ref() == Some(&receipt.uid)) else {
+        let Some(there) = found.filter(|pod| pod.metadata.uid.as_ref() == Some(&effect.uid)) else {
             return Ok(format!("pod {name} is gone, and its quarantine with it"));
         };
         let pod = facts(&there);
-        let back = || format!("pod {name} has its labels back and is reachable again{}", taken_back(receipt, &there));
+        let back = || format!("pod {name} has its labels back and is reachable again{}", taken_back(effect, &there));
         match pod.labels.get(names::REMEDIATION) {
             // Undone before, and not recorded.
-            _ if is_back(receipt, &pod) => return Ok(back()),
+            _ if is_back(effect, &pod) => return Ok(back()),
             _ if !pod.labels.contains_key(names::QUARANTINE) => {
                 return Err(ActionError::refused(
                     Reason::ChangedSince,
@@ -225,43 +225,42 @@ pub(super) async fn restore(receipt: &Receipt, cx: &Context<'_>) -> Result<Strin
             }
             _ => {}
         }
-        let labels = labels_before(receipt, &pod);
+        let labels = labels_before(effect, &pod);
         let mut operations = vec![
-            json!({"op": "test", "path": "/metadata/uid", "value": receipt.uid}),
+            json!({"op": "test", "path": "/metadata/uid", "value": effect.uid}),
             json!({"op": "test", "path": "/metadata/labels", "value": pod.labels}),
             json!({"op": "add", "path": "/metadata/labels", "value": labels}),
         ];
-        operations.extend(keep_dear(receipt, &there));
+        operations.extend(keep_dear(effect, &there));
         operations.extend(unannotate(there.metadata.annotations.as_ref()));
-        if let Patched::Changed(_) = cx.writer.patch_unread(&api, &receipt.namespace, &receipt.name, operations).await?
-        {
+        if let Patched::Changed(_) = cx.writer.patch_unread(&api, &effect.namespace, &effect.name, operations).await? {
             return Ok(back());
         }
     }
-    Err(too_fast(&receipt.namespace, &receipt.name))
+    Err(too_fast(&effect.namespace, &effect.name))
 }
 
-fn of_replica_set(receipt: &Receipt) -> bool {
-    controller(receipt).is_some_and(|owner| owner.kind == "ReplicaSet") && was_detached(receipt)
+fn of_replica_set(effect: &Effect) -> bool {
+    controller(effect).is_some_and(|owner| owner.kind == "ReplicaSet") && was_detached(effect)
 }
 
 /// Its own labels were taken away.
-pub(super) fn was_detached(receipt: &Receipt) -> bool {
-    let own = receipt.before.get("labels").and_then(Value::as_object);
-    own.is_some_and(|own| own.keys().any(|key| receipt.after.get("labels").is_none_or(|put| put.get(key).is_none())))
+pub(super) fn was_detached(effect: &Effect) -> bool {
+    let own = effect.before.get("labels").and_then(Value::as_object);
+    own.is_some_and(|own| own.keys().any(|key| effect.after.get("labels").is_none_or(|put| put.get(key).is_none())))
 }
 
 /// A ReplicaSet that takes the pod back has one too many: it shall rather delete the one that it started in its place.
-fn keep_dear(receipt: &Receipt, pod: &Pod) -> Option<Value> {
+fn keep_dear(effect: &Effect, pod: &Pod) -> Option<Value> {
     let annotations = pod.metadata.annotations.as_ref()?;
     let path = format!("/metadata/annotations/{}", escape(DELETION_COST));
-    let wanted = of_replica_set(receipt) && !annotations.contains_key(DELETION_COST);
+    let wanted = of_replica_set(effect) && !annotations.contains_key(DELETION_COST);
     wanted.then(|| json!({"op": "add", "path": path, "value": HIGHEST_COST.to_string()}))
 }
 
 /// What its owner does about a pod that has its labels back, for people.
-fn taken_back(receipt: &Receipt, pod: &Pod) -> String {
-    let Some(owner) = controller(receipt).filter(|_| was_detached(receipt)) else { return String::new() };
+fn taken_back(effect: &Effect, pod: &Pod) -> String {
+    let Some(owner) = controller(effect).filter(|_| was_detached(effect)) else { return String::new() };
     let Controller { kind, name, .. } = owner;
     let ready = pod
         .status
@@ -284,18 +283,18 @@ fn taken_back(receipt: &Receipt, pod: &Pod) -> String {
 }
 
 /// Whether the pod has all the labels that it had before, and none of the quarantine's.
-fn is_back(receipt: &Receipt, pod: &PodFacts) -> bool {
-    let before = receipt.before.get("labels").and_then(Value::as_object);
+fn is_back(effect: &Effect, pod: &PodFacts) -> bool {
+    let before = effect.before.get("labels").and_then(Value::as_object);
     let mut before = before.into_iter().flatten();
     let free = [names::QUARANTINE, names::REMEDIATION].iter().all(|key| !pod.labels.contains_key(*key));
     free && before.all(|(key, value)| pod.labels.get(key).map(String::as_str) == value.as_str())
 }
 
 /// What was there before, and what others have added to the quarantined pod since.
-fn labels_before(receipt: &Receipt, pod: &PodFacts) -> Map<String, Value> {
+fn labels_before(effect: &Effect, pod: &PodFacts) -> Map<String, Value> {
     let labels = |of: &Map<String, Value>| of.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
-    let ours = labels(&receipt.after);
-    let mut restored = labels(&receipt.before);
+    let ours = labels(&effect.after);
+    let mut restored = labels(&effect.before);
     for (key, value) in &pod.labels {
         let added_since = !ours.contains_key(key) && key != names::QUARANTINE && key != names::REMEDIATION;
         if added_since {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::{HostNetwork, Quarantine};
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::{PodFacts, TargetState};
 
 use super::owner::{Above, Counter};
@@ -45,7 +45,7 @@ pub async fn recover(parameters: &Quarantine, cx: &Context<'_>) -> Result<Option
         let other = there(&receipt.namespace, &name, &uid, cx).await?;
         if let Some(other) = other.and_then(|other| pod::found(&other, cx.mark, None)) {
             above.push(Above::of(pod::controller(&other).as_ref(), workload.as_ref()));
-            add(&mut receipt, other.into());
+            add(&mut receipt, other.effect);
         }
     }
     let counters: BTreeSet<&Counter> = above.iter().filter_map(|above| above.lowered(parameters.owner())).collect();
@@ -65,14 +65,14 @@ async fn gone(parameters: &Quarantine, meant: &PodFacts, cx: &Context<'_>) -> Re
     };
     let Some(counter) = above.lowered(parameters.owner()) else { return Ok(None) };
     let Some(lowered) = counter.was_lowered(cx, &meant.namespace).await? else { return Ok(None) };
-    let mut receipt = Receipt {
+    let mut receipt = Receipt::from(Effect {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
         namespace: meant.namespace.clone(),
         name: meant.name.clone(),
         uid: meant.uid.clone(),
-        ..Receipt::default()
-    };
+        ..Effect::default()
+    });
     add(&mut receipt, lowered);
     Ok(Some(receipt))
 }

@@ -14,8 +14,8 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use quell_crds::conditions::Reason;
-use quell_crds::v1alpha1::Receipt;
 use quell_crds::v1alpha1::step::{RevokeAccess, RevokeScope};
+use quell_crds::v1alpha1::{Effect, Receipt};
 use quell_playbooks::{PodFacts, TargetState};
 use serde_json::{Map, Value, json};
 
@@ -170,7 +170,7 @@ impl Seen {
         let kept: Map<String, Value> =
             self.named.iter().map(|(key, found)| (key.clone(), json!(found.kept(account)))).collect();
         let before = [(ACCOUNT, json!(account)), (KEPT, Value::Object(kept)), (SECRETS, json!(self.secrets))];
-        Receipt {
+        Effect {
             api_version: "v1".to_owned(),
             kind: "ServiceAccount".to_owned(),
             namespace: account.namespace.clone(),
@@ -178,8 +178,8 @@ impl Seen {
             uid: String::new(),
             before: before.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             after: Map::new(),
-            also: Vec::new(),
         }
+        .into()
     }
 }
 
