@@ -1,32 +1,32 @@
 //! The controller, put together.
 
+mod lead;
+mod taken;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
 use prometheus_client::metrics::gauge::Gauge;
-use quell_crds::v1alpha1::{Finding, Remediation};
 use quell_notify::Courier;
-use quell_playbooks::contained::Network;
 use thiserror::Error;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::lead::{Queues, lead};
+use self::taken::{Changed, Taken, heed, keep_up};
 use crate::audit::{Audit, AuditError};
-use crate::caches::{Caches, Notice, Notices};
+use crate::caches::{Caches, Notices};
 use crate::declared::Declared;
-use crate::engine::{self, Bell, Engine, HeldRuns, Library, Permits, Queue, Runs, Tellings, Turns, drive};
-use crate::expiry;
+use crate::engine::{Bell, Engine, HeldRuns, Library, Permits, Runs, Tellings, Turns};
 use crate::fence::Fence;
-use crate::finalizers;
 use crate::guardrails::{self, Watched};
-use crate::history::{self, History};
+use crate::history::History;
 use crate::identity::{Identities, fenced};
 use crate::intake::{self, Authority, Backlog, Folder, FollowUps, Intake, ServeError, Server, Sources};
 use crate::lanes::Lanes;
@@ -35,10 +35,10 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::policies;
 use crate::probes::{self, Readiness};
-use crate::reviews::{self, Reviews};
+use crate::reviews::Reviews;
 use crate::routes;
 use crate::settings::Settings;
-use crate::suppressions::{self, Suppressions};
+use crate::suppressions::Suppressions;
 
 /// How long an orderly end may take.
 const ORDERLY: Duration = Duration::from_secs(20);
@@ -305,201 +305,6 @@ fn spawn_probes(
             Ok(Err(source)) => Err(OperatorError::Probes { address, source }),
             _ => Ok(()),
         }
-    }
-}
-
-/// What the leader does, until `end`.
-async fn lead(
-    engine: Arc<Engine>,
-    declared: Arc<Declared>,
-    intake: Arc<Intake>,
-    queues: Queues,
-    changed: Arc<Changed>,
-    history: History,
-    end: CancellationToken,
-) {
-    let caches = engine.caches.clone();
-    engine.turns.take_up(&caches);
-    engine.permits.lead();
-    // Whatever happened while nobody led is in the copies.
-    queues.findings.0.open();
-    queues.runs.0.open();
-    queues.namespaces.0.open();
-    for finding in caches.findings.state() {
-        queues.findings.0.send(ObjectRef::from_obj(&*finding));
-    }
-    for run in caches.remediations.state() {
-        queues.runs.0.send(ObjectRef::from_obj(&*run));
-    }
-    for namespace in caches.namespaces_with_quarantines() {
-        queues.namespaces.0.send(ObjectRef::new(&namespace));
-    }
-    changed.library.notify_one();
-    changed.sources.notify_one();
-    changed.guardrails.notify_one();
-    intake.lead(engine.clone());
-    let watched = Arc::new(Notify::new());
-    let accepted = declared.clone();
-    let shared = intake::Shared {
-        client: engine.client.clone(),
-        caches: caches.clone(),
-        intake,
-        metrics: engine.metrics.clone(),
-        recorder: engine.recorder.clone(),
-        watching: declared.watching.clone(),
-    };
-    tokio::join!(
-        drive(engine.clone(), caches.findings.clone(), queues.findings.1, end.clone(), engine::finding_pass),
-        drive(engine.clone(), caches.remediations.clone(), queues.runs.1, end.clone(), engine::run_pass),
-        finalizers::keep(engine.client.clone(), caches.clone(), engine.lanes.clone(), queues.namespaces, end.clone()),
-        expiry::keep(
-            engine.client.clone(),
-            caches.clone(),
-            engine.recorder.clone(),
-            &changed.image_blocks,
-            end.clone()
-        ),
-        history::keep(
-            engine.client.clone(),
-            caches.clone(),
-            engine.lanes.clone(),
-            engine.metrics.clone(),
-            history,
-            end.clone()
-        ),
-        keep_library_reported(declared.clone(), changed.clone(), end.clone()),
-        suppressions::keep(
-            &engine.suppressions,
-            &engine.caches,
-            &accepted,
-            &queues.findings.0,
-            &changed.suppressions,
-            end.clone()
-        ),
-        keep_guardrails_reported(declared.clone(), changed.clone(), end.clone()),
-        keep_sources_reported(declared, changed.clone(), watched.clone(), end.clone()),
-        intake::watch_sources(shared, watched, end),
-    );
-}
-
-async fn keep_library_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
-    let mut again = reviews::AGAIN;
-    loop {
-        tokio::select! {
-            () = changed.library.notified() => {}
-            () = tokio::time::sleep(again) => {}
-            () = end.cancelled() => return,
-        }
-        again = declared.report_library().await;
-    }
-}
-
-async fn keep_guardrails_reported(declared: Arc<Declared>, changed: Arc<Changed>, end: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = changed.guardrails.notified() => declared.report_guardrails().await,
-            () = end.cancelled() => return,
-        }
-    }
-}
-
-async fn keep_sources_reported(
-    declared: Arc<Declared>,
-    changed: Arc<Changed>,
-    watched: Arc<Notify>,
-    end: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = changed.sources.notified() => watched.notify_one(),
-            () = declared.watching.changed.notified() => {}
-            () = end.cancelled() => return,
-        }
-        declared.report_sources().await;
-    }
-}
-
-/// What people declare, as it was taken over.
-struct Taken {
-    library: Arc<Library>,
-    suppressions: Arc<Suppressions>,
-    sources: Sources,
-}
-
-/// Takes over what people declare. Every replica does this.
-async fn keep_up(
-    mut noticed: UnboundedReceiver<Notice>,
-    findings: Queue<Finding>,
-    caches: Arc<Caches>,
-    taken: Taken,
-    changed: Arc<Changed>,
-    plugin: Option<String>,
-) {
-    let Taken { library, suppressions, sources } = taken;
-    while let Some(notice) = noticed.recv().await {
-        match notice {
-            Notice::Library => {
-                let changed_playbooks = library.refresh(&caches);
-                heed(&caches, &library, &suppressions);
-                if changed_playbooks {
-                    // A Finding that was reported when its playbook wasn't ready is looked at again.
-                    for finding in caches.findings.state().iter().filter(|finding| is_unmatched(finding)) {
-                        findings.send(ObjectRef::from_obj(&**finding));
-                    }
-                }
-                changed.library.notify_one();
-            }
-            Notice::Network => {
-                let told = plugin.as_deref().and_then(Network::named);
-                caches.containment.network_is(told.unwrap_or_else(|| caches.network()));
-            }
-            Notice::Sources => {
-                let others = sources.refresh(&caches);
-                if !others.is_empty() {
-                    for finding in caches.findings.state().iter().filter(|one| others.contains(&one.spec.source)) {
-                        findings.send(ObjectRef::from_obj(&**finding));
-                    }
-                }
-                changed.sources.notify_one();
-            }
-            Notice::Blocks => changed.image_blocks.notify_one(),
-            Notice::Suppressions => {
-                suppressions.refresh(&caches);
-                heed(&caches, &library, &suppressions);
-                changed.suppressions.notify_one();
-            }
-        }
-    }
-}
-
-/// Findings are judged again on account of others only where anything asks for those.
-fn heed(caches: &Caches, library: &Library, suppressions: &Suppressions) {
-    caches.finding_index.heed_others((library.mentions() | suppressions.mentions()).related);
-}
-
-fn is_unmatched(finding: &Finding) -> bool {
-    finding.status.as_ref().is_none_or(|status| status.remediations.is_empty())
-}
-
-/// What has changed among the things that people declare.
-#[derive(Default)]
-struct Changed {
-    library: Notify,
-    sources: Notify,
-    image_blocks: Notify,
-    guardrails: Notify,
-    suppressions: Notify,
-}
-
-struct Queues {
-    findings: (Queue<Finding>, UnboundedReceiver<ObjectRef<Finding>>),
-    runs: (Queue<Remediation>, UnboundedReceiver<ObjectRef<Remediation>>),
-    namespaces: (Queue<Namespace>, UnboundedReceiver<ObjectRef<Namespace>>),
-}
-
-impl Queues {
-    fn new() -> Self {
-        Self { findings: Queue::new(), runs: Queue::new(), namespaces: Queue::new() }
     }
 }
 
