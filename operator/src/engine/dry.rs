@@ -24,10 +24,8 @@ pub(super) async fn rehearse(
     run: &Remediation,
     mut status: RemediationStatus,
 ) -> Result<RemediationStatus, EngineError> {
-    let namespace = run.namespace().unwrap_or_default();
     let world = run::observe(engine, live, run);
-    let client =
-        engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
+    let client = engine.client_of(run)?;
     let steps = live.steps.clone();
     let name = run.name_any();
     let rehearsal = Rehearsal {

@@ -8,7 +8,6 @@ use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use kube::ResourceExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
-use quell_actions::Writer;
 use quell_crds::names::{self, field_managers};
 use quell_crds::v1alpha1::{
     Finding, FindingReference, FindingStatus, Intent, Mode, PlaybookKind, Remediation, RemediationSpec,
@@ -220,11 +219,7 @@ async fn contain(
         return Ok(());
     }
     let namespace = run.namespace().unwrap_or_default();
-    let client = engine
-        .identities
-        .of(&playbook.reference, &namespace)
-        .map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client).behind(engine.permits.clone());
+    let writer = engine.writer_of(run)?.behind(engine.permits.clone());
     for (step, _) in &first {
         progress::begin(&mut status.steps[*step], now);
     }

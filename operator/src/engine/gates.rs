@@ -2,16 +2,16 @@
 
 use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
-use quell_actions::Mark;
 use quell_crds::conditions::{ConditionType, Reason, Status, condition, find};
-use quell_crds::v1alpha1::step::{ChannelReference, Notify};
+use quell_crds::v1alpha1::step::ChannelReference;
 use quell_crds::v1alpha1::{
-    Approval, ApprovalDecision, Finding, GateRecord, Remediation, RemediationStatus, StepKind, StepState,
+    Approval, ApprovalDecision, Finding, GateRecord, Remediation, RemediationStatus, StepState,
 };
 use quell_crds::{names, time};
+use quell_playbooks::Outcome;
 use quell_playbooks::plan::gate::{Vote, Votes};
 
-use crate::engine::{Engine, Stage};
+use crate::engine::{Engine, Stage, out};
 
 /// What is known of the decisions on a run's gates.
 #[derive(Debug, Default)]
@@ -146,11 +146,10 @@ async fn send(
     if channels.is_empty() {
         return true;
     }
-    let told = StepKind::Notify(Notify { channels: channels.to_vec(), message: Some(message) });
-    // The same question has the same key: a receiver that can tell takes it once.
-    let mark = Mark { step: format!("{as_step}-{}", &record.digest[..record.digest.len().min(8)]), ..stage.mark(step) };
-    match quell_actions::perform(&told, &stage.context(&mark, step)).await {
-        quell_playbooks::Outcome::Failed { message, .. } => {
+    // The same question has the same key.
+    let as_step = format!("{as_step}-{}", &record.digest[..record.digest.len().min(8)]);
+    match out::say(stage, step, as_step, channels.to_vec(), message).await {
+        Outcome::Failed { message, .. } => {
             tracing::warn!(
                 namespace = stage.run.namespace(),
                 remediation = stage.run.name_any(),

@@ -17,14 +17,12 @@ use quell_playbooks::guardrails::{Hold, Purpose};
 use quell_playbooks::{Outcome, UndoOutcome, World};
 
 use crate::caches::Caches;
+use crate::engine::out::Tries;
 use crate::engine::{Engine, Stage};
 use crate::intake;
 
 /// Others that are held for the same reason are told together, no more often than this.
 const TOGETHER: Duration = Duration::from_mins(1);
-/// How often a channel is tried, and the wait before the second try; doubled then.
-const TRIES: u32 = 4;
-const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// Whether a step, whose intent is about to be recorded, may have its effect.
 pub(super) async fn before_it_begins(
@@ -208,18 +206,12 @@ impl Bell {
                 fields: vec![("Guardrail".to_owned(), news.guardrail.clone())],
                 at: Utc::now(),
             };
-            let mut wait = FIRST_BACKOFF;
-            for attempt in 1..=TRIES {
-                let Err(error) = self.deliver(channel, &message).await else { break };
-                tracing::warn!(
-                    guardrail = news.guardrail,
-                    channel,
-                    attempt,
-                    error,
-                    "nobody could be told that a run is held"
-                );
-                tokio::time::sleep(wait).await;
-                wait *= 2;
+            let mut tries = Tries::new();
+            while let Err(error) = self.deliver(channel, &message).await {
+                tracing::warn!(guardrail = news.guardrail, channel, error, "nobody could be told that a run is held");
+                if !tries.another().await {
+                    break;
+                }
             }
         }
     }

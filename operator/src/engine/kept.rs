@@ -10,7 +10,6 @@ use std::time::Instant;
 use chrono::{DateTime, Duration, Utc};
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
-use quell_actions::Writer;
 use quell_actions::quarantine::{self, Kept};
 use quell_audit::{Entry, Event};
 use quell_crds::conditions::{ConditionType, Reason, Status, condition};
@@ -127,9 +126,7 @@ async fn put_back(
     }
     let world = run::observe(engine, live, run);
     let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
-    let client =
-        engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client).behind(engine.permits.clone());
+    let writer = engine.writer_of(run)?.behind(engine.permits.clone());
     let steps = live.steps.clone();
     let stage =
         Stage { engine, run, world: &world, scope: &scope, writer: &writer, steps: &steps, records: &status.steps };

@@ -9,6 +9,7 @@ mod gates;
 mod held;
 mod kept;
 mod library;
+mod out;
 mod permit;
 mod probed;
 mod queue;
@@ -89,6 +90,19 @@ pub struct Engine {
     pub bell: Arc<Bell>,
     /// Tells of what is done.
     pub audit: Arc<Audit>,
+}
+
+impl Engine {
+    /// Acts with the rights of the run's playbook.
+    fn client_of(&self, run: &Remediation) -> Result<Client, EngineError> {
+        let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
+        self.identities.of(&run.spec.playbook, namespace).map_err(|error| EngineError::Identity(Box::new(error)))
+    }
+
+    /// Writes with those rights.
+    fn writer_of(&self, run: &Remediation) -> Result<Writer, EngineError> {
+        self.client_of(run).map(Writer::new)
+    }
 }
 
 /// Why a pass could not come to its end; it is made again.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
+use quell_actions::ActionError;
 use quell_actions::quarantine::{self, Answer};
-use quell_actions::{ActionError, Writer};
 use quell_crds::conditions::Reason;
 use quell_crds::v1alpha1::{Intent, Remediation, RemediationStatus};
 use quell_isolation::PodRef;
@@ -103,12 +103,9 @@ async fn ask(
     quarantine: &Standing,
     round: u32,
 ) -> Result<Result<Answer, ActionError>, EngineError> {
-    let namespace = run.namespace().unwrap_or_default();
     let world = run::observe(engine, live, run);
     let scope = world.step_scope(&run.name_any(), &run.spec.playbook.name, status);
-    let client =
-        engine.identities.of(&run.spec.playbook, &namespace).map_err(|error| EngineError::Identity(Box::new(error)))?;
-    let writer = Writer::new(client).behind(engine.permits.clone());
+    let writer = engine.writer_of(run)?.behind(engine.permits.clone());
     let steps = live.steps.clone();
     let stage =
         Stage { engine, run, world: &world, scope: &scope, writer: &writer, steps: &steps, records: &status.steps };

@@ -5,23 +5,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use quell_actions::{Mark, Writer};
+use quell_actions::Writer;
 use quell_crds::conditions::{ConditionType, Reason, find};
-use quell_crds::v1alpha1::step::{ChannelReference, Notify};
+use quell_crds::v1alpha1::step::ChannelReference;
 use quell_crds::v1alpha1::{QuarantineNews, Remediation, RemediationStatus, StepKind, StepState, Told};
 use quell_playbooks::kept::{Decision, Facts, WINDOW, decide, room};
 use quell_playbooks::{Outcome, World};
 
+use crate::engine::out::{self, Tries};
 use crate::engine::{Engine, EngineError, Live, Stage, run, told};
 
-/// The waits between tries, of which there is one more.
-const WAITS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1)];
 /// As long as the schema takes.
 const LONGEST_FAILURE: usize = 2048;
 
@@ -174,7 +172,8 @@ struct Out {
     status: RemediationStatus,
     step: usize,
     mark: String,
-    notify: Notify,
+    channels: Vec<ChannelReference>,
+    message: String,
 }
 
 impl Out {
@@ -189,34 +188,30 @@ impl Out {
     ) -> Self {
         let world = run::observe(engine, live, run);
         let kept = Live { steps: live.steps.clone(), finding: live.finding.clone(), ..Live::default() };
-        let notify = Notify { channels: channels(run, status), message: Some(message) };
+        let (engine, channels) = (engine.clone(), channels(run, status));
         let (run, status) = (run.clone(), status.clone());
-        Self { engine: engine.clone(), run, world, live: kept, status, step, mark, notify }
+        Self { engine, run, world, live: kept, status, step, mark, channels, message }
     }
 
-    /// Tries until every channel has taken the message, and no more often than [`WAITS`] has room for. `Err`: why not all of them have.
+    /// Tries until every channel has taken the message, as far as it has [`Tries`]. `Err`: why not all of them have.
     async fn deliver(&self) -> Result<(), String> {
-        let namespace = self.run.namespace().unwrap_or_default();
         let mut records = self.status.steps.clone();
         // Another step's record would say whom that step has told.
         records[self.step].outputs.clear();
-        let mut waits = WAITS.into_iter();
+        let mut tries = Tries::new();
         loop {
-            let failed = match self.engine.identities.of(&self.run.spec.playbook, &namespace) {
-                Err(error) => {
-                    (Reason::Forbidden, format!("no client for the service account of the playbook: {error}"), true)
-                }
-                Ok(client) => match self.once(&Writer::new(client), &mut records).await {
+            let failed = match self.engine.writer_of(&self.run) {
+                Err(error) => (Reason::Forbidden, error.to_string(), true),
+                Ok(writer) => match self.once(&writer, &mut records).await {
                     None => return Ok(()),
                     Some(failed) => failed,
                 },
             };
             let (reason, message, transient) = failed;
-            let Some(wait) = waits.next().filter(|_| transient) else {
+            if !transient || !tries.another().await {
                 self.give_up(reason, &message).await;
                 return Err(message.chars().take(LONGEST_FAILURE).collect());
-            };
-            tokio::time::sleep(wait).await;
+            }
         }
     }
 
@@ -229,10 +224,9 @@ impl Out {
         let outcome = {
             let (engine, run, world, steps) = (&*self.engine, &self.run, &self.world, self.live.steps.as_slice());
             let stage = Stage { engine, run, world, scope: &scope, writer, steps, records };
-            let mark = stage.mark(self.step);
-            let mark = Mark { step: format!("{}-{}", mark.step, self.mark), ..mark };
+            let as_step = format!("{}-{}", steps[self.step].step.name, self.mark);
             let _pass = self.engine.lanes.effect().await;
-            quell_actions::perform(&StepKind::Notify(self.notify.clone()), &stage.context(&mark, self.step)).await
+            out::say(&stage, self.step, as_step, self.channels.clone(), self.message.clone()).await
         };
         let Outcome::Failed { reason, message, transient, outputs, .. } = outcome else { return None };
         // Whoever was told isn't told again.
@@ -241,10 +235,7 @@ impl Out {
     }
 
     async fn give_up(&self, reason: Reason, failure: &str) {
-        let message = format!(
-            "nobody could be told this by all channels: {}; {failure}",
-            self.notify.message.as_deref().unwrap_or_default()
-        );
+        let message = format!("nobody could be told this by all channels: {}; {failure}", self.message);
         tracing::warn!(namespace = self.run.namespace(), remediation = self.run.name_any(), %reason, message, "quarantine");
         let event = told::event(EventType::Warning, &reason.to_string(), "NotTold", &message);
         told::publish(&self.engine, &self.run, self.live.finding.as_ref(), event).await;
