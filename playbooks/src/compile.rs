@@ -60,11 +60,10 @@ impl Draft {
     /// A playbook of the first generation counts from its creation, by the API server's clock, which also dates Findings: one that is
     /// created right after must not be missed. A later generation counts from when it was first seen.
     fn effective_since(metadata: &ObjectMeta, status: Option<&PlaybookStatus>, now: DateTime<Utc>) -> DateTime<Utc> {
-        let created = metadata.creation_timestamp.as_ref().map(time::from_kubernetes);
         let seen = status.filter(|status| status.observed_generation == metadata.generation);
         match (metadata.generation, seen.and_then(|status| status.effective_since)) {
             (_, Some(since)) => since,
-            (None | Some(..=1), None) => created.unwrap_or(now),
+            (None | Some(..=1), None) => created(metadata).unwrap_or(now),
             (Some(_), None) => now,
         }
     }
@@ -72,54 +71,68 @@ impl Draft {
     /// A Playbook, as it is written now.
     #[must_use]
     pub fn of_playbook(playbook: &Playbook, now: DateTime<Utc>) -> Self {
-        let metadata = &playbook.metadata;
-        let account = playbook.spec.service_account_name.clone();
+        let (metadata, spec) = (&playbook.metadata, &playbook.spec);
+        let account = spec.service_account_name.clone();
+        let reference = PlaybookReference {
+            service_account_name: account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+            ..reference(PlaybookKind::Playbook, metadata)
+        };
         Self {
-            reference: PlaybookReference {
-                kind: PlaybookKind::Playbook,
-                name: metadata.name.clone().unwrap_or_default(),
-                uid: metadata.uid.clone().unwrap_or_default(),
-                generation: metadata.generation.unwrap_or_default(),
-                service_account_name: account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
-                service_account_namespace: String::new(),
-            },
+            reference,
             namespace: metadata.namespace.clone().unwrap_or_default(),
-            matcher: playbook.spec.r#match.clone(),
+            matcher: spec.r#match.clone(),
             namespaces: NamespaceNames::default(),
-            steps: playbook.spec.steps.clone(),
-            settings: playbook.spec.settings.clone(),
-            author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
-            mode: playbook.spec.mode,
+            steps: spec.steps.clone(),
+            settings: spec.settings.clone(),
+            author: author(metadata),
+            mode: spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
-            created: metadata.creation_timestamp.as_ref().map_or(now, time::from_kubernetes),
+            created: created(metadata).unwrap_or(now),
         }
     }
 
     /// A ClusterPlaybook, as it is written now.
     #[must_use]
     pub fn of_cluster_playbook(playbook: &ClusterPlaybook, now: DateTime<Utc>) -> Self {
-        let metadata = &playbook.metadata;
-        let account = playbook.spec.service_account.clone().unwrap_or_default();
+        let (metadata, spec) = (&playbook.metadata, &playbook.spec);
+        let account = spec.service_account.clone().unwrap_or_default();
+        let reference = PlaybookReference {
+            service_account_name: account.name,
+            service_account_namespace: account.namespace,
+            ..reference(PlaybookKind::ClusterPlaybook, metadata)
+        };
         Self {
-            reference: PlaybookReference {
-                kind: PlaybookKind::ClusterPlaybook,
-                name: metadata.name.clone().unwrap_or_default(),
-                uid: metadata.uid.clone().unwrap_or_default(),
-                generation: metadata.generation.unwrap_or_default(),
-                service_account_name: account.name,
-                service_account_namespace: account.namespace,
-            },
+            reference,
             namespace: String::new(),
-            matcher: playbook.spec.r#match.clone(),
-            namespaces: playbook.spec.namespaces.clone().unwrap_or_default(),
-            steps: playbook.spec.steps.clone(),
-            settings: playbook.spec.settings.clone(),
-            author: metadata.annotations.as_ref().and_then(|all| all.get(AUTHOR)).cloned(),
-            mode: playbook.spec.mode,
+            matcher: spec.r#match.clone(),
+            namespaces: spec.namespaces.clone().unwrap_or_default(),
+            steps: spec.steps.clone(),
+            settings: spec.settings.clone(),
+            author: author(metadata),
+            mode: spec.mode,
             effective_since: Self::effective_since(metadata, playbook.status.as_ref(), now),
-            created: metadata.creation_timestamp.as_ref().map_or(now, time::from_kubernetes),
+            created: created(metadata).unwrap_or(now),
         }
     }
+}
+
+/// Which playbook it is, but for whom it acts as.
+fn reference(kind: PlaybookKind, metadata: &ObjectMeta) -> PlaybookReference {
+    PlaybookReference {
+        kind,
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        generation: metadata.generation.unwrap_or_default(),
+        ..PlaybookReference::default()
+    }
+}
+
+fn author(metadata: &ObjectMeta) -> Option<String> {
+    metadata.annotations.as_ref()?.get(AUTHOR).cloned()
+}
+
+fn created(metadata: &ObjectMeta) -> Option<DateTime<Utc>> {
+    metadata.creation_timestamp.as_ref().map(time::from_kubernetes)
 }
 
 /// ServiceAccount of a Playbook that names none: what every namespace has.

@@ -7,8 +7,9 @@
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, operators};
 use cel::objects::{Key, Value as CelValue};
 
+use super::Scope;
+use super::check::text;
 use super::gather::GATHER;
-use super::{Scope, text};
 
 /// Most steps that an evaluation may take. A step is looking at a value or copying eight bytes: some ten nanoseconds.
 pub const MAX_COST: u64 = 10_000_000;
