@@ -182,22 +182,15 @@ mod tests {
     use quell_crds::v1alpha1::{FindingStatus, Phase, RemediationStatus};
 
     use super::*;
+    use crate::fixtures;
 
     fn at(hour: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + chrono::Duration::hours(hour)
     }
 
     fn run(phase: Phase, ended: i64) -> Arc<Remediation> {
-        let run = serde_json::json!({
-            "apiVersion": "quell.dev/v1alpha1", "kind": "Remediation", "metadata": { "name": "run" },
-            "spec": {
-                "finding": { "name": "finding", "uid": "" }, "steps": [], "target": { "kind": "Pod", "name": "web" },
-                "playbook": { "kind": "Playbook", "name": "contain", "uid": "", "generation": 1 },
-            },
-        });
-        let mut run: Remediation = serde_json::from_value(run).expect("a Remediation");
-        run.status = Some(RemediationStatus { phase, finished_at: Some(at(ended)), ..RemediationStatus::default() });
-        Arc::new(run)
+        let status = RemediationStatus { phase, finished_at: Some(at(ended)), ..RemediationStatus::default() };
+        Arc::new(fixtures::run(status))
     }
 
     fn finding(state: FindingState, seen: i64) -> Finding {

@@ -8,6 +8,8 @@ mod engine;
 mod expiry;
 mod fence;
 mod finalizers;
+#[cfg(test)]
+mod fixtures;
 mod guardrails;
 mod history;
 mod identity;

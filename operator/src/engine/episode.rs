@@ -43,18 +43,10 @@ mod tests {
     use quell_crds::v1alpha1::{FindingStatus, RemediationStatus, RunReference};
 
     use super::*;
+    use crate::fixtures;
 
     fn run(phase: Phase) -> Remediation {
-        let run = serde_json::json!({
-            "apiVersion": "quell.dev/v1alpha1", "kind": "Remediation", "metadata": { "name": "run" },
-            "spec": {
-                "finding": { "name": "finding", "uid": "" }, "steps": [], "target": { "kind": "Pod", "name": "web" },
-                "playbook": { "kind": "Playbook", "name": "contain", "uid": "", "generation": 1 },
-            },
-        });
-        let mut run: Remediation = serde_json::from_value(run).expect("a Remediation");
-        run.status = Some(RemediationStatus { phase, ..RemediationStatus::default() });
-        run
+        fixtures::run(RemediationStatus { phase, ..RemediationStatus::default() })
     }
 
     fn finding(episode: i64, recorded: i64) -> Finding {
