@@ -205,3 +205,24 @@ impl fmt::Display for StepState {
         fmt::Debug::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_fields_of_a_receipt_stand_beside_what_else_was_changed() {
+        let also = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "before": { "replicas": 2 } });
+        let written = json!({
+            "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web-1", "uid": "u",
+            "before": { "labels": { "app": "web" } }, "after": { "labels": {} }, "also": [also],
+        });
+        let receipt: Receipt = serde_json::from_value(written.clone()).expect("a receipt");
+        assert_eq!((receipt.name.as_str(), receipt.also[0].name.as_str()), ("web-1", "web"));
+        assert_eq!(json!(receipt), written);
+        let alone = json!({ "apiVersion": "v1", "kind": "Node", "name": "n" });
+        assert_eq!(json!(serde_json::from_value::<Receipt>(alone.clone()).expect("a receipt")), alone);
+    }
+}
