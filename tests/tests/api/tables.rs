@@ -144,13 +144,14 @@ async fn printed(namespace: &TestNamespace, kind: &str, arguments: &[&str]) -> R
 }
 
 #[tokio::test]
-async fn the_table_of_every_kind_fits_a_line_for_objects_with_ordinary_names() -> Result<()> {
+async fn the_table_of_every_kind_but_findings_fits_a_line_for_objects_with_ordinary_names() -> Result<()> {
     let namespace = namespace().await?;
-    let rows: Vec<Row> = findings().into_iter().chain([run(), decision()]).chain(others()).collect();
+    let rows: Vec<Row> = [run(), decision()].into_iter().chain(others()).collect();
     for row in &rows {
         create(&namespace, row).await?;
     }
-    let kinds = quell_crds::all();
+    // What eight columns about a Finding need is more than a line has, unless rule, target and playbook are short; `kubectl quell get` cuts.
+    let kinds: Vec<_> = quell_crds::all().into_iter().filter(|crd| crd.spec.names.kind != "Finding").collect();
     for crd in &kinds {
         let kind = crd.spec.names.kind.as_str();
         let text = printed(&namespace, kind, &[]).await?;
@@ -170,21 +171,23 @@ async fn the_table_of_every_kind_fits_a_line_for_objects_with_ordinary_names() -
 }
 
 #[tokio::test]
-async fn a_finding_shows_the_workload_or_what_nothing_owns_and_the_rest_when_asked() -> Result<()> {
+async fn a_finding_shows_how_bad_it_is_where_and_what_is_done_about_it_and_the_rest_when_asked() -> Result<()> {
     let namespace = namespace().await?;
     for row in findings() {
         create(&namespace, &row).await?;
     }
     let text = printed(&namespace, "Finding", &[]).await?;
     let header: Vec<&str> = text.lines().next().context("no header")?.split_whitespace().collect();
-    assert_eq!(header, ["NAME", "SEVERITY", "RULE", "TARGET", "STATE", "AGE"]);
-    let line = |part: &str| text.lines().find(|line| line.contains(part)).map(str::to_owned).context(text.clone());
-    assert!(line("Reverse shell")?.contains("  storefront  "), "{text}");
-    assert!(line("4.2.6")?.contains("  ip-10-1-20-7  "), "{text}");
+    assert_eq!(header, ["NAME", "SEVERITY", "SOURCE", "RULE", "TARGET", "STATE", "PLAYBOOK", "COUNT", "AGE"]);
     let wide = printed(&namespace, "Finding", &["-o", "wide"]).await?;
-    let shell = wide.lines().find(|line| line.contains("Reverse shell")).context("it is gone")?;
-    for part in ["falco", PLAYBOOK, "1234", "Pod", "storefront-79c8bc59b-7snn7"] {
-        assert!(shell.contains(part), "{part} is missing: {wide}");
+    for (table, parts) in [
+        (&text, ["Critical", "falco", "storefront-79c8bc59b-7snn7", "Quarantined", PLAYBOOK, "1234"]),
+        (&wide, ["Critical", "falco", "storefront-79c8bc59b-7snn7", "Pod", "  storefront  ", "1234"]),
+    ] {
+        let shell = table.lines().find(|line| line.contains("Reverse shell")).context("it is gone")?;
+        for part in parts {
+            assert!(shell.contains(part), "{part} is missing: {table}");
+        }
     }
     Ok(())
 }
