@@ -119,7 +119,7 @@ impl Intake {
     /// Whether a report repeats what the copies show, so that nothing but a count is to be written, and whether it says more all the same.
     fn repeats(&self, report: &Report) -> Option<bool> {
         let known = self.caches.findings.get(&ObjectRef::from_obj(&report.finding)).filter(|_| !report.is_over)?;
-        let is_over = known.status.as_ref().is_some_and(FindingStatus::is_resolved);
+        let is_over = known.status.as_ref().is_some_and(FindingStatus::is_over);
         let is_same = known.spec.fingerprint == report.finding.spec.fingerprint;
         match news(&known.spec, &report.finding.spec) {
             News::Worse => None,
