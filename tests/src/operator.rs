@@ -191,6 +191,11 @@ pub fn run_as_quell() -> Option<ExitCode> {
     std::env::args_os().nth(1).is_some_and(|first| first == "operator").then(quell_operator::start)
 }
 
+/// The same, or what the binary is for.
+pub fn run_as_quell_or(rest: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
+    run_as_quell().map_or_else(|| rest().map(|()| ExitCode::SUCCESS), Ok)
+}
+
 /// CRDs, guards, Quell's namespace, and a Secret with the token of the Sources. Safe to call from many tests at once.
 pub async fn prepare(control_plane: &ControlPlane) -> Result<()> {
     crate::crds::install(control_plane).await?;

@@ -27,11 +27,7 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
-    if let Some(ended) = quell_tests::operator::run_as_quell() {
-        return Ok(ended);
-    }
-    measure(&Arguments::parse())?;
-    Ok(ExitCode::SUCCESS)
+    quell_tests::operator::run_as_quell_or(|| measure(&Arguments::parse()))
 }
 
 #[tokio::main]

@@ -49,11 +49,7 @@ const CONNECTIONS: usize = 32;
 const LONGEST: Duration = Duration::from_mins(5);
 
 fn main() -> Result<ExitCode> {
-    if let Some(ended) = quell_tests::operator::run_as_quell() {
-        return Ok(ended);
-    }
-    measure(&Arguments::parse())?;
-    Ok(ExitCode::SUCCESS)
+    quell_tests::operator::run_as_quell_or(|| measure(&Arguments::parse()))
 }
 
 #[tokio::main]

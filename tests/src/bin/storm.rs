@@ -35,11 +35,7 @@ struct Arguments {
 const LONGEST_COUNT: Duration = Duration::from_secs(30);
 
 fn main() -> Result<ExitCode> {
-    if let Some(ended) = quell_tests::operator::run_as_quell() {
-        return Ok(ended);
-    }
-    measure(&Arguments::parse())?;
-    Ok(ExitCode::SUCCESS)
+    quell_tests::operator::run_as_quell_or(|| measure(&Arguments::parse()))
 }
 
 #[tokio::main]
